@@ -1,0 +1,64 @@
+"""Named tuples and errors that cross rooms; no logic."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class InputError(ValueError):
+    """A mistake of the caller: one line that names the value and the way out.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+class DatasetSpec(NamedTuple):
+    """What is known about a data set without opening it.
+
+    Attributes:
+        name: Identifier used by ``data=NAME``.
+        num_classes: Number of classes.
+        channels: Colour channels of an image, 1 or 3.
+        resolution: Height and width of an image in pixels (images are square).
+        mean: Per-channel mean of the unit-range pixels, used for normalisation.
+        std: Per-channel standard deviation of the unit-range pixels.
+        class_names: Names in label order.
+        licence: Licence of the images, recorded in every set distilled from them.
+        flip: Whether a mirrored image keeps its class (false for digits).
+    """
+
+    name: str
+    num_classes: int
+    channels: int
+    resolution: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    licence: str
+    flip: bool
+
+
+class LabelledImages(NamedTuple):
+    """Images with their class indices.
+
+    Attributes:
+        images: ``(N, channels, height, width)``; what pixel range is said by the owner.
+        labels: ``(N,)`` int64 class indices.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+class MatchingTerms(NamedTuple):
+    """Loss of a matching step, one value per class.
+
+    Attributes:
+        total: ``(C,)`` differentiable sum of all weighted terms.
+        parts: Detached named terms of shape ``(C,)``, for logging.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
