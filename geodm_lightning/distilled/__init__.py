@@ -1,0 +1,1 @@
+"""The product: a distilled set and its format."""

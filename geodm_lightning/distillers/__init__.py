@@ -1,0 +1,1 @@
+"""Lightning modules that make a distilled set."""

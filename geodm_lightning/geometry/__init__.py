@@ -1,0 +1,1 @@
+"""Features to points and costs."""

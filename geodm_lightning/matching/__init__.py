@@ -1,0 +1,1 @@
+"""Real and synthetic features to loss terms."""

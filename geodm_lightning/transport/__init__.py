@@ -1,0 +1,1 @@
+"""Costs to plans and values."""
