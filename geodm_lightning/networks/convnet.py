@@ -1,0 +1,106 @@
+"""ConvNet-D3 to D6 of the distillation literature."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from geodm_lightning.networks.network import Network, initialise_as_torch
+from geodm_lightning.types import InputError
+
+DEPTHS = range(3, 7)
+GREY_PADDING = 3  # of the first convolution of a 1-channel network: 28 px become a 32 px map
+
+
+def depth_for(resolution: int) -> int:
+    """Return the customary depth: 3 up to 32 px, 4 up to 64, 5 up to 128, 6 above.
+
+    Args:
+        resolution: Height and width of the images in pixels.
+
+    Example:
+        >>> [depth_for(resolution) for resolution in (28, 32, 64, 128, 224)]
+        [3, 3, 4, 5, 6]
+    """
+    return next((depth for depth, upper in ((3, 32), (4, 64), (5, 128)) if resolution <= upper), 6)
+
+
+class ConvNet(Network):
+    """Blocks of 3×3 convolution, instance norm, ReLU and 2×2 average pooling; a linear layer.
+
+    Instance norm is a group norm with as many groups as channels, so the features of an image
+    do not depend on the other images of its batch.
+
+    Args:
+        num_classes: Number of logits.
+        channels: Colour channels of the images.
+        resolution: Height and width of the images in pixels.
+        generator: Source of the initial weights.
+        depth: Number of blocks, 3 to 6; chosen by :func:`depth_for` if ``None``.
+        width: Channels of every block.
+
+    Raises:
+        InputError: If depth or width is out of range or the map would vanish.
+
+    Example:
+        >>> network = ConvNet(num_classes=10, channels=3, resolution=32,
+        ...                   generator=torch.Generator().manual_seed(0))
+        >>> network.num_features, sum(p.numel() for p in network.parameters())
+        (2048, 320010)
+
+    References:
+        Gidaris and Komodakis, "Dynamic few-shot visual learning without forgetting", 2018;
+        Zhao and Bilen, "Dataset condensation with distribution matching", 2023.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        channels: int,
+        resolution: int,
+        generator: torch.Generator,
+        depth: int | None = None,
+        width: int = 128,
+    ) -> None:
+        super().__init__()
+        depth = depth_for(resolution) if depth is None else depth
+        if depth not in DEPTHS:
+            raise InputError(
+                f"ConvNet depth must be {DEPTHS.start} to {DEPTHS.stop - 1}, got {depth}"
+            )
+        if width < 1:
+            raise InputError(f"ConvNet width must be positive, got {width}")
+        padding = GREY_PADDING if channels == 1 else 1
+        final_side = (resolution + 2 * padding - 2) >> depth
+        if final_side < 1:
+            raise InputError(
+                f"ConvNet depth {depth} halves {resolution} px images to nothing; "
+                f"use a smaller depth (3 to 6) or a larger resolution"
+            )
+        self.num_classes = num_classes
+        self.num_features = width * final_side**2
+        blocks: list[nn.Module] = []
+        for block in range(depth):
+            first = block == 0
+            blocks += [
+                nn.Conv2d(channels if first else width, width, 3, padding=padding if first else 1),
+                nn.GroupNorm(width, width),
+                nn.ReLU(inplace=True),
+                nn.AvgPool2d(2),
+            ]
+        self.blocks = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(self.num_features, num_classes)
+        self.reset_parameters(generator)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Map normalised images ``(n, ch, h, w)`` to flattened last maps ``(n, d)``."""
+        return self.blocks(images).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images ``(n, ch, h, w)`` to logits ``(n, num_classes)``."""
+        return self.classifier(self.embed(images))
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw PyTorch's default initialisation from ``generator``, in place."""
+        initialise_as_torch(self, generator=generator)
