@@ -1,0 +1,81 @@
+"""What the command line says: the list of experiments, and one clear line for a mistake."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from geodm_lightning.types import InputError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+EXIT_INPUT_ERROR = 2
+
+
+def run_command(main: Callable[[], object]) -> None:
+    """Run a Hydra entry point and end the process with a fitting exit code.
+
+    ``--list`` prints the experiments. A mistake of the caller is printed as one line on
+    standard error and exits with 2; any other exception keeps its traceback and exits
+    with 1.
+
+    Args:
+        main: Function decorated by ``hydra.main``.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if "--list" in sys.argv[1:]:
+        print(list_experiments())
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
+    try:
+        main()
+    except InputError as error:
+        _exit_with(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _exit_with(_explain(error))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def list_experiments() -> str:
+    """Return one line per experiment: its name and the first comment of its file."""
+    lines = {
+        path.stem: next(
+            line.removeprefix("# ")
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.startswith("# ") and "@package" not in line
+        )
+        for path in CONFIGS.glob("experiment/*.yaml")
+    }
+    width = max(map(len, lines), default=0)
+    rows = sorted(lines, key=lambda name: [int(s) if s.isdigit() else s for s in _pieces(name)])
+    return "\n".join(f"{name:<{width}}  {lines[name]}" for name in rows)
+
+
+def _pieces(name: str) -> list[str]:
+    return re.split(r"(\d+)", name)
+
+
+def _exit_with(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(EXIT_INPUT_ERROR)
+
+
+def _explain(error: Exception) -> str:
+    """Turn an error of the configuration into one line with the valid choices."""
+    text = str(error)
+    missing = re.search(r"[Cc]ould not find '([^']+)'", text)
+    if missing:
+        group, _, option = missing.group(1).rpartition("/")
+        options = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+        if group and options:
+            return f"unknown {group} '{option}'; choose one of {', '.join(options)}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(
+        line for line in lines if not line.startswith(("full_key", "object_type", "reference"))
+    )

@@ -1,0 +1,265 @@
+"""Learn the pixels of a distilled set by matching features of real images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from geodm_lightning.data.augment import Augmentation
+from geodm_lightning.data.normalise import normalise
+from geodm_lightning.data.table import ImageTable
+from geodm_lightning.distillers.synthetic import SyntheticImages
+from geodm_lightning.matching.geodm import GeometricMatching
+from geodm_lightning.networks.pool import NetworkPool
+from geodm_lightning.processes import Processes
+from geodm_lightning.randomness import keyed_generator
+from geodm_lightning.types import InputError
+
+OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+
+
+class StepSizes(NamedTuple):
+    """How much one iteration looks at, and how often it reports.
+
+    Attributes:
+        real_batch: Real images drawn per class; all of a class where it has fewer.
+        classes_per_step: Classes whose activations are held at once; the gradient is
+            the same for any value, only memory changes.
+        log_every: Iterations averaged into one row of the metrics.
+    """
+
+    real_batch: int
+    classes_per_step: int
+    log_every: int
+
+
+class MatchingDistiller(LightningModule):
+    """Synthetic images and geometry, learned jointly by matching features class by class.
+
+    One iteration draws real images of all classes, augments real and synthetic images of
+    a class with one shared draw, embeds both in the network of that iteration and steps
+    the images, the curvatures and the geometry weights down the summed class losses.
+    Optimisation is manual: the images are divided by class over the processes, only the
+    gradient of the few geometry parameters is added up.
+
+    Args:
+        synthetic: Images of the classes this process owns.
+        matching: Loss in the product space, with its learnable geometry.
+        table: Real training images.
+        pool: Networks, one per iteration.
+        augmentation: Differentiable augmentation.
+        image_optimizer: Factory for the optimiser of the pixels.
+        geometry_optimizer: Factory for the optimiser of curvatures and weights.
+        sizes: Batch sizes and the logging interval.
+        seed: Seed of the run; every draw is keyed by it and the iteration.
+        processes: Place among the processes of the run.
+    """
+
+    def __init__(
+        self,
+        synthetic: SyntheticImages,
+        matching: GeometricMatching,
+        *,
+        table: ImageTable,
+        pool: NetworkPool,
+        augmentation: Augmentation,
+        image_optimizer: OptimizerFactory,
+        geometry_optimizer: OptimizerFactory,
+        sizes: StepSizes,
+        seed: int,
+        processes: Processes,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.synthetic = synthetic
+        self.matching = matching
+        self.table = table
+        self.pool = pool
+        self.augmentation = augmentation
+        self.sizes = sizes
+        self.seed = seed
+        self.processes = processes
+        self.iteration = 0
+        self.seconds = 0.0
+        self.sums: dict[str, Tensor] = {}
+        self.num_summed = 0
+        self.image_optimizer = image_optimizer([synthetic.pixels])
+        geometry = list(self.geometry_parameters())
+        self.geometry_optimizer = geometry_optimizer(geometry) if geometry else None
+
+    def geometry_parameters(self) -> Iterable[Tensor]:
+        """Yield the learnable curvature and weight parameters, if any."""
+        return (p for p in self.matching.parameters() if p.requires_grad)
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """Return the optimisers made in the constructor: images first, then geometry."""
+        geometry = [] if self.geometry_optimizer is None else [self.geometry_optimizer]
+        return [self.image_optimizer, *geometry]
+
+    def training_step(self, iteration: int) -> None:
+        """Run one iteration: all owned classes, one step of every optimiser."""
+        started = time.perf_counter()
+        for optimizer in self.configure_optimizers():
+            optimizer.zero_grad(set_to_none=True)
+        num_classes = self.table.spec.num_classes
+        generator = keyed_generator(self.seed, "real", iteration)
+        indices = self.table.draw(self.sizes.real_batch, generator=generator)
+        generator = keyed_generator(self.seed, "augment", iteration)
+        draw = self.augmentation.draw(num_classes, generator=generator)
+        owned = self.processes.shard(num_classes)
+        for start in range(owned.start, owned.stop, self.sizes.classes_per_step):
+            classes = slice(start, min(start + self.sizes.classes_per_step, owned.stop))
+            own = slice(classes.start - owned.start, classes.stop - owned.start)
+            real = self.embed_real(indices[classes], draw.select(classes), iteration)
+            synthetic = self.embed_synthetic(own, draw.select(classes), iteration)
+            generator = keyed_generator(self.seed, "frequencies", iteration)
+            with torch.autocast(self.device.type, enabled=False):
+                terms = self.matching(real.float(), synthetic.float(), generator=generator)
+            self.manual_backward(terms.total.sum())
+            self.accumulate(terms.total.detach(), terms.parts)
+        self.step_optimizers()
+        self.iteration = iteration + 1
+        self.num_summed += 1
+        self.seconds += time.perf_counter() - started
+        if self.iteration % self.sizes.log_every == 0:
+            self.log_rows()
+
+    @torch.no_grad()
+    def embed_real(self, indices: Tensor, draw: Any, iteration: int) -> Tensor:
+        """Embed real images, indices ``(C, R)``, without a graph; features ``(C, R, d)``."""
+        real = normalise(self.table.gather(indices), self.table.spec)
+        return self.embed(self.augmentation(real, draw), iteration)
+
+    def embed_synthetic(self, own: slice, draw: Any, iteration: int) -> Tensor:
+        """Embed this process's synthetic images of classes ``own``; features ``(C, S, d)``."""
+        return self.embed(self.augmentation(self.synthetic(own), draw), iteration)
+
+    def embed(self, images: Tensor, iteration: int) -> Tensor:
+        """Embed class-batched images ``(C, n, ch, h, w)`` in the network of the iteration."""
+        features = self.pool.network(iteration).embed(images.flatten(0, 1))
+        return features.unflatten(0, images.shape[:2])
+
+    def accumulate(self, total: Tensor, parts: dict[str, Tensor]) -> None:
+        """Add per-class terms to the sums of the current logging interval."""
+        for name, value in {"loss": total, **parts}.items():
+            key = "distill/loss" if name == "loss" else f"distill/loss/{name}"
+            summed = value.sum()
+            self.sums[key] = self.sums[key] + summed if key in self.sums else summed
+
+    def step_optimizers(self) -> None:
+        """Step all optimisers and bring images and geometry back into their ranges."""
+        if self.geometry_optimizer is not None:
+            for parameter in self.geometry_parameters():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                self.processes.sum_(parameter.grad)
+        for optimizer in self.configure_optimizers():
+            optimizer.step()
+        self.synthetic.clamp_()
+        self.matching.geometry.clamp_()
+
+    def log_rows(self) -> None:
+        """Write the mean terms per class since the last row, and the geometry.
+
+        Raises:
+            InputError: If a term is not finite, naming the first one that is not.
+        """
+        self.check_finite()
+        scale = self.table.spec.num_classes * self.num_summed
+        means = {k: (self.processes.sum_(v.clone()) / scale).item() for k, v in self.sums.items()}
+        geometry = {f"distill/{k}": v for k, v in self.matching.geometry.state().items()}
+        for logger in self.loggers:
+            logger.log_metrics({**means, **geometry}, step=self.iteration)
+        self.trainer.progress_bar_metrics.update({"loss": means["distill/loss"]})
+        self.sums, self.num_summed = {}, 0
+
+    def check_finite(self) -> None:
+        """Stop on a loss that is not finite, before it is logged or saved.
+
+        Raises:
+            InputError: Naming the term; raised on every process at once.
+        """
+        if not self.sums:
+            return
+        names = sorted(self.sums)
+        values = self.processes.sum_(torch.stack([self.sums[name] for name in names]).float())
+        broken = [
+            name for name, ok in zip(names, values.isfinite().tolist(), strict=True) if not ok
+        ]
+        if broken:
+            terms = [name for name in broken if name != "distill/loss"] or broken
+            raise InputError(
+                f"{', '.join(terms)} is not finite at iteration {self.iteration}; the last "
+                "good checkpoint is kept: lower distiller.image_optimizer.lr or "
+                "distiller.geometry_optimizer.lr, or raise transport.epsilon"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Return everything a resumed run needs, whole on every process.
+
+        Images and optimiser moments are gathered over the processes, so a run may be
+        resumed on any number of them.
+        """
+        num_classes = self.table.spec.num_classes
+        moments = {
+            key: self.processes.gather(value, num_classes) if self.is_per_pixel(value) else value
+            for key, value in self.image_optimizer.state.get(self.synthetic.pixels, {}).items()
+        }
+        geometry = self.geometry_optimizer
+        return {
+            "iteration": self.iteration,
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "pixels": self.processes.gather(self.synthetic.pixels.detach(), num_classes),
+            "image_optimizer": moments,
+            "geometry": self.matching.geometry.state_dict(),
+            "geometry_optimizer": None if geometry is None else geometry.state_dict(),
+            "sums": {k: self.processes.sum_(v.clone()) for k, v in self.sums.items()},
+            "num_summed": self.num_summed,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state made by :meth:`state`.
+
+        Raises:
+            InputError: If the images do not have the shape of this run.
+        """
+        owned = self.processes.shard(self.table.spec.num_classes)
+        pixels = state["pixels"][owned]
+        if pixels.shape != self.synthetic.pixels.shape or state["seed"] != self.seed:
+            raise InputError(
+                f"the checkpoint holds images of shape {tuple(pixels.shape)} and seed "
+                f"{state['seed']}, this run {tuple(self.synthetic.pixels.shape)} and {self.seed}; "
+                "choose another run folder with name=NAME"
+            )
+        with torch.no_grad():
+            self.synthetic.pixels.copy_(pixels)
+        self.image_optimizer.state[self.synthetic.pixels] = {
+            key: self.take_own(value, owned) for key, value in state["image_optimizer"].items()
+        }
+        self.matching.geometry.load_state_dict(state["geometry"])
+        if self.geometry_optimizer is not None:
+            self.geometry_optimizer.load_state_dict(state["geometry_optimizer"])
+        self.iteration, self.seconds = state["iteration"], state["seconds"]
+        # The sums are over all processes: one process goes on with them, the others with zero.
+        share = 1.0 if self.processes.is_main else 0.0
+        self.sums = {
+            k: (v * share).to(self.synthetic.pixels.device) for k, v in state["sums"].items()
+        }
+        self.num_summed = state["num_summed"]
+
+    def is_per_pixel(self, value: Any) -> bool:
+        """Whether an optimiser value has one entry per owned pixel, like a momentum."""
+        return isinstance(value, Tensor) and value.shape == self.synthetic.pixels.shape
+
+    def take_own(self, value: Any, owned: slice) -> Any:
+        """Cut an optimiser value of all pixels down to this process's classes."""
+        if isinstance(value, Tensor) and value.dim() == self.synthetic.pixels.dim():
+            return value[owned].clone().to(self.synthetic.pixels.device)
+        return value

@@ -1,0 +1,177 @@
+"""How a student is trained: every number that decides an accuracy besides the images."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import MultiStepLR
+
+from geodm_lightning.types import InputError
+
+OPTIMIZERS = ("sgd", "adamw")
+AUGMENTATION_MODES = ("single", "compound")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Recipe by which fresh students are trained on a set and judged on real images.
+
+    Published recipes are written down in ``configs/evaluation``: A of DC, DSA and DM, C of NCFM
+    with hard labels. Only accuracies under one protocol may be compared, which :meth:`digest`
+    decides.
+
+    Attributes:
+        name: Short name of the recipe, such as ``"A"``.
+        epochs: Passes over a distilled set.
+        published_epochs: Passes that the source of the recipe makes.
+        batch_size: Images per optimiser step.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        lr: Learning rate of the first step.
+        momentum: Momentum of SGD; AdamW keeps its own betas and wants 0 here.
+        weight_decay: Weight decay of the optimiser.
+        milestones: Shares of the schedule, each in ``(0, 1)``, after which the rate is cut.
+        gamma: Factor of each cut.
+        augmentation: Augmentations joined by ``"_"``, such as ``"color_crop_flip"``, or ``"none"``.
+        augmentation_mode: ``"single"`` draws one of them per batch, ``"compound"`` applies all.
+        cutmix_probability: Chance of a batch to be mixed by CutMix.
+        network: Name of the students' network.
+        network_options: Further arguments of the network.
+        num_students: Students trained per set, each from weights of its own.
+        whole_steps: Optimiser steps of the baseline that trains on all real images. Published
+            recipes define synthetic sets only, so this budget is a choice of ours.
+    """
+
+    name: str
+    epochs: int
+    published_epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    milestones: tuple[float, ...]
+    gamma: float
+    augmentation: str
+    augmentation_mode: str
+    network: str
+    num_students: int
+    whole_steps: int
+    momentum: float = 0.0
+    cutmix_probability: float = 0.0
+    network_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(float(share) for share in self.milestones))
+        object.__setattr__(self, "network_options", dict(self.network_options))
+        for name in ("epochs", "published_epochs", "batch_size", "num_students", "whole_steps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"protocol.{name} must be a whole number from 1, got {value!r}")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(
+                f"protocol.optimizer is {self.optimizer!r}; use one of {', '.join(OPTIMIZERS)}"
+            )
+        if self.augmentation_mode not in AUGMENTATION_MODES:
+            raise InputError(
+                f"protocol.augmentation_mode is {self.augmentation_mode!r}; "
+                f"use one of {', '.join(AUGMENTATION_MODES)}"
+            )
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"protocol.lr must be positive, got {self.lr}")
+        if not 0 <= self.momentum < 1 or (self.optimizer == "adamw" and self.momentum):
+            raise InputError(
+                f"protocol.momentum must lie in [0, 1) and be 0 for adamw, got {self.momentum}"
+            )
+        if not 0 <= self.cutmix_probability <= 1:
+            raise InputError(
+                f"protocol.cutmix_probability must lie in [0, 1], got {self.cutmix_probability}"
+            )
+        inside = all(0 < share < 1 for share in self.milestones)
+        if not inside or list(self.milestones) != sorted(set(self.milestones)):
+            raise InputError(
+                f"protocol.milestones must rise strictly inside (0, 1), got {self.milestones}"
+            )
+
+    @property
+    def fraction(self) -> float:
+        """Share of the published epochs that this protocol runs."""
+        return self.epochs / self.published_epochs
+
+    def shortened(self, max_epochs: int) -> Protocol:
+        """Return this protocol with at most ``max_epochs`` epochs; ``fraction`` tells the cut.
+
+        Milestones are shares and move along; the steps of the whole-set baseline shrink by the
+        same factor as the epochs.
+
+        Raises:
+            InputError: If ``max_epochs`` is not positive.
+        """
+        if max_epochs < 1:
+            raise InputError(f"max_epochs must be a whole number from 1, got {max_epochs}")
+        epochs = min(self.epochs, max_epochs)
+        whole_steps = max(1, round(self.whole_steps * epochs / self.epochs))
+        return dataclasses.replace(self, epochs=epochs, whole_steps=whole_steps)
+
+    def num_steps(self, num_images: int) -> int:
+        """Return the optimiser steps of a student on a distilled set of ``num_images`` images."""
+        return self.epochs * math.ceil(num_images / self.batch_size)
+
+    def milestone_steps(self, num_steps: int) -> list[int]:
+        """Return the steps before which the rate is cut, for a schedule of ``num_steps``."""
+        return [round(share * num_steps) for share in self.milestones]
+
+    def build_optimizer(self, network: nn.Module) -> Optimizer:
+        """Return the optimiser of a student's network."""
+        if self.optimizer == "adamw":
+            return AdamW(network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return SGD(
+            network.parameters(),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+
+    def build_scheduler(self, optimizer: Optimizer, *, num_steps: int) -> MultiStepLR:
+        """Return the learning-rate schedule, to be advanced after every optimiser step."""
+        return MultiStepLR(optimizer, self.milestone_steps(num_steps), gamma=self.gamma)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Protocol:
+        """Build a protocol from the fields written by :meth:`to_dict`.
+
+        Raises:
+            InputError: If a field is missing, unknown or out of range.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InputError(f"protocol fields do not fit ({error}); evaluate again") from error
+
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that differ when a student would be trained differently.
+
+        The number of students is left out: it repeats the training and does not change it.
+        """
+        return self._digest_without("num_students")
+
+    def comparison_digest(self) -> str:
+        """Return :meth:`digest` without the whole-set budget, which no distilled set sees."""
+        return self._digest_without("num_students", "whole_steps")
+
+    def _digest_without(self, *left_out: str) -> str:
+        values = {key: value for key, value in self.to_dict().items() if key not in left_out}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,120 @@
+"""What one student reached, in memory and as the small file that outlives a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from geodm_lightning.files import write_json
+from geodm_lightning.types import InputError
+
+
+@dataclass(frozen=True)
+class StudentResult:
+    """What one student reached at the end of its training.
+
+    Attributes:
+        seed: Seed of the run.
+        index: Position of the student among those of its seed, from 0.
+        set_digest: Digest of the images it was trained on.
+        accuracy: Fraction of the test images classified correctly after the last epoch.
+        loss: Mean cross-entropy on the test images, in nats.
+        train_accuracy: Fraction of the training images, not augmented, classified correctly.
+        num_steps: Optimiser steps made.
+        seconds: Wall-clock time of training and test.
+        num_parameters: Trainable parameters of the network.
+        peak_memory: Most bytes allocated on the device, None without CUDA.
+    """
+
+    seed: int
+    index: int
+    set_digest: str
+    accuracy: float
+    loss: float
+    train_accuracy: float
+    num_steps: int
+    seconds: float
+    num_parameters: int
+    peak_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "index", "num_steps", "num_parameters"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InputError(f"student {name} must be a whole number, got {value!r}")
+        if self.peak_memory is not None and not isinstance(self.peak_memory, int):
+            raise InputError(f"student peak_memory must be bytes or null, got {self.peak_memory!r}")
+        if not isinstance(self.set_digest, str) or not self.set_digest:
+            raise InputError(f"student set_digest must be a text, got {self.set_digest!r}")
+        for name in ("accuracy", "train_accuracy", "loss", "seconds"):
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or value < 0:
+                raise InputError(f"student {name} must be a finite number from 0, got {value!r}")
+        if max(self.accuracy, self.train_accuracy) > 1:
+            raise InputError(f"student accuracy is a fraction, got {self.accuracy}")
+
+    @classmethod
+    def from_dict(cls, values: Any) -> StudentResult:
+        """Build a student's result from JSON values.
+
+        Raises:
+            InputError: If a field is missing, unknown or impossible.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InputError(f"student fields do not fit: {error}") from error
+
+
+def record_path(
+    folder: Path, *, protocol_digest: str, set_digest: str, seed: int, index: int
+) -> Path:
+    """Return where a student's record lies; another protocol or set has another name."""
+    key = f"{protocol_digest[:12]}-{set_digest[:12]}"
+    return folder / f"student-{key}-seed{seed}-{index}.json"
+
+
+def write_record(folder: Path, student: StudentResult, *, protocol_digest: str) -> Path:
+    """Write a finished student into ``folder``, whole or not at all."""
+    path = record_path(
+        folder,
+        protocol_digest=protocol_digest,
+        set_digest=student.set_digest,
+        seed=student.seed,
+        index=student.index,
+    )
+    return write_json(path, {"protocol_digest": protocol_digest, "student": asdict(student)})
+
+
+def read_record(
+    folder: Path, *, protocol_digest: str, set_digest: str, seed: int, index: int
+) -> StudentResult | None:
+    """Read a student's record, None if that student has not been trained yet.
+
+    Raises:
+        InputError: If the record is damaged or tells of another student, protocol or set.
+    """
+    path = record_path(
+        folder, protocol_digest=protocol_digest, set_digest=set_digest, seed=seed, index=index
+    )
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        student = StudentResult.from_dict(values["student"])
+        found = (values["protocol_digest"], student.set_digest, student.seed, student.index)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise _damaged(path, f"cannot be read ({error!r})") from error
+    except InputError as error:
+        raise _damaged(path, str(error)) from error
+    if found != (protocol_digest, set_digest, seed, index):
+        raise _damaged(path, "tells of another student, protocol or set than its name")
+    return student
+
+
+def _damaged(path: Path, reason: str) -> InputError:
+    return InputError(f"damaged student record {path}: {reason}; delete it to train that one again")

@@ -1,0 +1,143 @@
+"""The folder of one run: where each stage reads and writes, and what it was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from geodm_lightning.files import write_json, write_text
+from geodm_lightning.types import InputError
+
+# Settings that may change between two starts of one run: they do not change its result.
+FREE = (
+    "stages",
+    "baselines",
+    "num_seeds",
+    "run_dir",
+    "cache_dir",
+    "logger",
+    "data.root",
+    "data.download",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy",
+    "distiller.classes_per_step",
+    "distiller.checkpoint_every",
+)
+
+
+class RunFolder(NamedTuple):
+    """Paths of a run, ``RUN_DIR/NAME/SEED``.
+
+    Attributes:
+        path: The folder itself.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, device and revision."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Everything logged, in long form."""
+        return self.path / "metrics.csv"
+
+    @property
+    def results(self) -> Path:
+        """Accuracies of every student of every method."""
+        return self.path / "results.json"
+
+    @property
+    def figures(self) -> Path:
+        """Pictures of the report."""
+        return self.path / "figures"
+
+    @property
+    def report(self) -> Path:
+        """The page that joins everything."""
+        return self.path / "report.html"
+
+    def distilled(self, method: str, *, is_main: bool) -> Path:
+        """Folder of a distilled set: the method's own, or that of a baseline."""
+        return self.path / "distilled" if is_main else self.path / "baselines" / method
+
+    def checkpoint(self, method: str, *, is_main: bool) -> Path:
+        """Checkpoint of a distillation under way."""
+        name = "last.ckpt" if is_main else f"{method}.ckpt"
+        return self.path / "checkpoints" / name
+
+    def students(self, method: str) -> Path:
+        """Folder of finished students of one method."""
+        return self.path / "students" / method
+
+    def open(self, settings: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Make the folder, or check that it was made for the same settings.
+
+        Args:
+            settings: Resolved configuration.
+            environment: Result of :func:`geodm_lightning.provenance.provenance`.
+
+        Raises:
+            InputError: If the folder belongs to another configuration or cannot be written.
+        """
+        if self.config.is_file():
+            self.check_same(settings)
+        write_text(self.config, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        if not self.environment.is_file():
+            write_json(self.environment, environment)
+
+    def check_same(self, settings: dict[str, Any]) -> None:
+        """Compare ``settings`` with those the folder was made for.
+
+        Raises:
+            InputError: Naming the keys that differ, or a damaged ``config.yaml``.
+        """
+        try:
+            before = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"damaged {self.config}: not YAML; delete the run folder or choose name=NAME"
+            ) from error
+        old, new = dict(_flatten(before or {})), dict(_flatten(settings))
+        differing = [
+            f"{key} ({old.get(key, 'unset')} there, {new.get(key, 'unset')} now)"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and not _is_free(key)
+        ]
+        if differing:
+            raise InputError(
+                f"run folder {self.path} belongs to another configuration: "
+                f"{'; '.join(differing)}; choose a new one, for example "
+                f"name={settings['name']}_{_unused(self.path.parent)}"
+            )
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, dict) and item:
+            yield from _flatten(item, f"{name}.")
+        else:
+            yield name, item
+
+
+def _unused(folder: Path) -> int:
+    number = 2
+    while folder.with_name(f"{folder.name}_{number}").exists():
+        number += 1
+    return number
