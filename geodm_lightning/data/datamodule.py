@@ -1,0 +1,163 @@
+"""A data set by name: its spec, its two tables, and plain loaders over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning
+import torch
+from torch import Tensor
+
+from geodm_lightning.data.catalog import dataset_spec
+from geodm_lightning.data.folders import scan_folders
+from geodm_lightning.data.normalise import normalise
+from geodm_lightning.data.sources import download_pixels, is_in_memory, load_pixels
+from geodm_lightning.data.table import FolderTable, ImageTable, TensorTable
+from geodm_lightning.randomness import keyed_generator
+from geodm_lightning.types import DatasetSpec, InputError
+
+
+class EpochOrder:
+    """The order in which an epoch visits the images of a table.
+
+    Args:
+        num_images: Images in the table.
+        seed: Seed of the shuffles, each keyed by its epoch; ``None`` keeps the table's order.
+    """
+
+    def __init__(self, num_images: int, seed: int | None) -> None:
+        self._num_images = num_images
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each one."""
+        self._epoch = epoch
+
+    def indices(self) -> Tensor:
+        """Return all indices ``(N,)`` in the order of the epoch."""
+        if self._seed is None:
+            return torch.arange(self._num_images)
+        generator = keyed_generator(self._seed, "shuffle", self._epoch)
+        return torch.randperm(self._num_images, generator=generator)
+
+
+class TableLoader:
+    """Batches ``(normalised images (n, ch, h, w), labels (n,))`` of a table, on its device.
+
+    Gathering from a table is one indexing operation (or a thread pool's work), so there are no
+    worker processes. Every process sees all batches.
+
+    Args:
+        table: The images.
+        batch_size: Images per batch; the last one may be smaller.
+        seed: Seed of the shuffles; ``None`` keeps the table's order.
+    """
+
+    def __init__(self, table: ImageTable, *, batch_size: int, seed: int | None = None) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be positive, got {batch_size}")
+        self.sampler = EpochOrder(len(table), seed)
+        self._table = table
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._table) // self._batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        table = self._table
+        for indices in self.sampler.indices().split(self._batch_size):
+            labels = table.labels[indices.to(table.device, non_blocking=True)]
+            yield normalise(table.gather(indices), table.spec), labels
+
+
+class RealDataModule(lightning.LightningDataModule):
+    """The real images of one data set.
+
+    Args:
+        name: A name of :func:`~geodm_lightning.data.catalog.catalog`.
+        root: Folder of all data sets; for image folders also the data set's own folder.
+        download: Whether to fetch a missing data set; not offered for image folders.
+        resolution: Pixels per side of image-folder data; ``None`` takes the catalog's.
+        batch_size: Images per batch of the two loaders.
+        seed: Seed of the training loader's shuffles.
+
+    Attributes:
+        spec: The data set; after :meth:`setup` with the classes found on disk.
+        train: Training table, after :meth:`setup`.
+        test: Test table, after :meth:`setup`.
+
+    Raises:
+        InputError: If the name is unknown or the resolution cannot be chosen.
+
+    Example:
+        >>> data = RealDataModule("digits")
+        >>> data.setup()
+        >>> indices = data.train.draw(4, generator=torch.Generator().manual_seed(0))
+        >>> data.train.gather(indices).shape
+        torch.Size([10, 4, 1, 8, 8])
+    """
+
+    spec: DatasetSpec
+    train: ImageTable
+    test: ImageTable
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        root: str | Path = "datasets",
+        download: bool = False,
+        resolution: int | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.spec = dataset_spec(name)
+        self._root = Path(root).expanduser()
+        self._download = download
+        self._batch_size = batch_size
+        self._seed = seed
+        self._ready = False
+        if resolution is not None and resolution != self.spec.resolution:
+            if is_in_memory(name):
+                raise InputError(
+                    f"{name} has {self.spec.resolution} px images; leave data.resolution unset"
+                )
+            if resolution < 1:
+                raise InputError(f"data.resolution must be positive, got {resolution}")
+            self.spec = self.spec._replace(resolution=resolution)
+
+    def prepare_data(self) -> None:
+        """Download the data set if asked to; runs in one process only."""
+        if self._download and is_in_memory(self.spec.name):
+            download_pixels(self.spec.name, self._root)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open both splits; a second call does nothing.
+
+        Raises:
+            InputError: If the data set is missing or damaged.
+        """
+        if self._ready:
+            return
+        if is_in_memory(self.spec.name):
+            train, test, max_value = load_pixels(self.spec, self._root)
+            self.train = TensorTable(train, self.spec, max_value=max_value)
+            self.test = TensorTable(test, self.spec, max_value=max_value)
+        else:
+            splits = scan_folders(self.spec, self._root)
+            names = self.spec.class_names or splits.class_folders
+            self.spec = self.spec._replace(num_classes=len(names), class_names=tuple(names))
+            self.train = FolderTable(*splits.train, self.spec)
+            self.test = FolderTable(*splits.test, self.spec)
+        self._ready = True
+
+    def train_dataloader(self) -> TableLoader:
+        """Return shuffled batches of normalised training images and labels."""
+        return TableLoader(self.train, batch_size=self._batch_size, seed=self._seed)
+
+    def test_dataloader(self) -> TableLoader:
+        """Return batches of normalised test images and labels, in table order."""
+        return TableLoader(self.test, batch_size=self._batch_size)
