@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from geodm_lightning.types import InputError
 
 OPTIMIZERS = ("sgd", "adamw")
-AUGMENTATION_MODES = ("single", "compound")
+AUGMENTATION_MODES = ("one", "compound")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Protocol:
         milestones: Shares of the schedule, each in ``(0, 1)``, after which the rate is cut.
         gamma: Factor of each cut.
         augmentation: Augmentations joined by ``"_"``, such as ``"color_crop_flip"``, or ``"none"``.
-        augmentation_mode: ``"single"`` draws one of them per batch, ``"compound"`` applies all.
+        augmentation_mode: ``"one"`` draws one of them per batch, ``"compound"`` applies all.
         cutmix_probability: Chance of a batch to be mixed by CutMix.
         network: Name of the students' network.
         network_options: Further arguments of the network.
@@ -130,12 +130,12 @@ class Protocol:
         """Return the steps before which the rate is cut, for a schedule of ``num_steps``."""
         return [round(share * num_steps) for share in self.milestones]
 
-    def build_optimizer(self, network: nn.Module) -> Optimizer:
-        """Return the optimiser of a student's network."""
+    def build_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """Return the optimiser of a student's parameters."""
         if self.optimizer == "adamw":
-            return AdamW(network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+            return AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
         return SGD(
-            network.parameters(),
+            parameters,
             lr=self.lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,

@@ -95,7 +95,7 @@ def image_grid(
 
 def _tile(rows: Sequence[Tensor], *, background: str) -> NDArray[np.float32]:
     """Return one ``(H, W, 3)`` picture of rows of ``(n, ch, h, w)`` images, gaps between."""
-    channels, height, width = rows[0].shape[1:]
+    height, width = rows[0].shape[2:]
     # A small image is repeated pixel by pixel so that the gap can be a share of its side.
     repeat = max(1, 64 // height)
     gap = max(1, round(GAP * height * repeat))

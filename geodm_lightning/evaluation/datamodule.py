@@ -1,0 +1,98 @@
+"""A candidate to train on, real images to test on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import lightning
+import torch
+from torch import Tensor
+
+from geodm_lightning.data.augment import Augmentation
+from geodm_lightning.data.batches import Fetch, LabelledBatches
+from geodm_lightning.data.datamodule import TableLoader
+from geodm_lightning.data.table import ImageTable
+from geodm_lightning.evaluation.candidate import Candidate
+from geodm_lightning.evaluation.protocol import Protocol
+from geodm_lightning.types import DatasetSpec
+
+TEST_BATCH = 512  # images; decides memory only
+
+
+class PlainBatches:
+    """Batches ``(normalised images (n, ch, h, w), labels (n,))`` in order, not augmented.
+
+    Args:
+        fetch: Maps indices ``(n,)`` to normalised images.
+        labels: ``(N,)`` class indices.
+    """
+
+    def __init__(self, fetch: Fetch, labels: Tensor) -> None:
+        self._fetch = fetch
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return -(-len(self._labels) // TEST_BATCH)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        indices = torch.arange(len(self._labels), device=self._labels.device)
+        for chosen in indices.split(TEST_BATCH):
+            yield self._fetch(chosen), self._labels[chosen]
+
+
+class EvaluationDataModule(lightning.LightningDataModule):
+    """Batches of one student: the candidate augmented for training, real images for the test.
+
+    All epochs are one stream, so a thousand epochs of one batch cost no thousand restarts of
+    the trainer. Order and augmentation are keyed by seed and index, not by the candidate:
+    students of the same seed and index differ in the images alone.
+
+    Args:
+        candidate: Images to train on.
+        test: Real images to test on.
+        protocol: Batch size, schedule and augmentation.
+        seed: Seed of the run.
+        index: Position of the student.
+    """
+
+    def __init__(
+        self, candidate: Candidate, *, test: ImageTable, protocol: Protocol, seed: int, index: int
+    ) -> None:
+        super().__init__()
+        self._candidate = candidate
+        self._test = test
+        self._batches = LabelledBatches(
+            candidate.fetch,
+            candidate.labels,
+            batch_size=protocol.batch_size,
+            num_steps=num_training_steps(candidate, protocol),
+            key=(seed, "student", index),
+            augmentation=build_augmentation(protocol, test.spec),
+            cutmix_probability=protocol.cutmix_probability,
+        )
+
+    def train_dataloader(self) -> LabelledBatches:
+        """Return the augmented batches of all epochs."""
+        return self._batches
+
+    def test_dataloader(self) -> list[TableLoader | PlainBatches]:
+        """Return the real test images, then the training images as they are."""
+        training = PlainBatches(self._candidate.fetch, self._candidate.labels)
+        return [TableLoader(self._test, batch_size=TEST_BATCH), training]
+
+
+def num_training_steps(candidate: Candidate, protocol: Protocol) -> int:
+    """Return the optimiser steps of a student: the protocol's epochs, or the whole-set budget."""
+    if candidate.ipc is None:
+        return protocol.whole_steps
+    return protocol.num_steps(len(candidate.labels))
+
+
+def build_augmentation(protocol: Protocol, spec: DatasetSpec) -> Augmentation | None:
+    """Build the protocol's augmentation, without mirroring where that changes the class."""
+    operations = [name for name in protocol.augmentation.split("_") if name not in ("", "none")]
+    if not spec.flip:
+        operations = [name for name in operations if name != "flip"]
+    if not operations:
+        return None
+    return Augmentation("_".join(operations), mode=protocol.augmentation_mode)

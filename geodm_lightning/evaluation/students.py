@@ -1,0 +1,147 @@
+"""All students of one candidate, spread over the processes and kept one by one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback
+from lightning.pytorch.loggers.logger import Logger
+
+from geodm_lightning.data.table import ImageTable
+from geodm_lightning.evaluation.candidate import Candidate
+from geodm_lightning.evaluation.datamodule import EvaluationDataModule, num_training_steps
+from geodm_lightning.evaluation.protocol import Protocol
+from geodm_lightning.evaluation.record import StudentResult, read_record, write_record
+from geodm_lightning.evaluation.result import EvaluationResult
+from geodm_lightning.evaluation.student import LOG_EVERY, StudentModule
+from geodm_lightning.randomness import keyed_seed
+from geodm_lightning.site import Site
+from geodm_lightning.types import InputError
+
+LoggerFactory = Callable[[int], Sequence[Logger]]  # index of a student -> its loggers
+
+
+def evaluate_students(
+    candidate: Candidate,
+    *,
+    test: ImageTable,
+    protocol: Protocol,
+    seed: int,
+    folder: Path,
+    site: Site,
+    callbacks: Sequence[Callback] = (),
+    loggers: LoggerFactory | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> EvaluationResult:
+    """Train fresh students on a candidate and test them on real images.
+
+    Process ``r`` of ``w`` trains students ``r, r + w, …``, whose outcome does not depend on
+    ``r`` or ``w``. A finished student is a file in ``folder`` at once; one that lies there,
+    of the same protocol and images, is not trained again. All processes call this together.
+
+    Args:
+        candidate: Images to train on.
+        test: Real images to test on, gathered on the device of ``site``.
+        protocol: How students are trained, and how many.
+        seed: Seed of the run.
+        folder: Where records of finished students are kept.
+        site: Where to compute.
+        callbacks: Lightning callbacks, such as a progress bar.
+        loggers: Makes the loggers of a student; none where None.
+        provenance: Plain values kept with the result.
+
+    Returns:
+        The same result on every process.
+
+    Raises:
+        InputError: If a record is damaged or a student's loss is not finite.
+    """
+    key = {"protocol_digest": protocol.digest(), "set_digest": candidate.digest, "seed": seed}
+    processes = site.processes
+    for index in range(protocol.num_students)[processes.rank :: processes.world_size]:
+        if read_record(folder, index=index, **key) is None:
+            student = train_student(
+                candidate,
+                test=test,
+                protocol=protocol,
+                seed=seed,
+                index=index,
+                site=site,
+                callbacks=callbacks,
+                loggers=loggers(index) if loggers else (),
+            )
+            write_record(folder, student, protocol_digest=protocol.digest())
+    processes.barrier()
+    found = [read_record(folder, index=index, **key) for index in range(protocol.num_students)]
+    missing = [index for index, student in enumerate(found) if student is None]
+    if missing:
+        raise InputError(
+            f"students {missing} on {candidate.label} are not in {folder}; all processes must "
+            "share this folder, and each must be run"
+        )
+    return EvaluationResult(
+        method=candidate.method,
+        label=candidate.label,
+        dataset=test.spec.name,
+        ipc=candidate.ipc,
+        num_images=len(candidate.labels),
+        protocol=protocol,
+        students=tuple(student for student in found if student is not None),
+        schedule_share=candidate.schedule_share,
+        provenance=dict(provenance or {}),
+    )
+
+
+def train_student(
+    candidate: Candidate,
+    *,
+    test: ImageTable,
+    protocol: Protocol,
+    seed: int,
+    index: int,
+    site: Site,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> StudentResult:
+    """Train one student to its last epoch, then test it once; arguments as above.
+
+    Raises:
+        InputError: If its loss is not finite.
+    """
+    started = time.perf_counter()
+    num_steps = num_training_steps(candidate, protocol)
+    student = StudentModule(protocol, test.spec, seed=seed, index=index, num_steps=num_steps)
+    batches = EvaluationDataModule(candidate, test=test, protocol=protocol, seed=seed, index=index)
+    trainer = site.trainer(
+        max_epochs=1,
+        max_steps=num_steps,
+        callbacks=list(callbacks),
+        logger=list(loggers) or False,
+        log_every_n_steps=min(LOG_EVERY, num_steps),
+    )
+    is_cuda = site.device.type == "cuda"
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(site.device)
+    # Dropout inside a network can only draw from the global generators: they are seeded for
+    # this student and put back.
+    with torch.random.fork_rng(devices=[site.device] if is_cuda else []):
+        torch.manual_seed(keyed_seed(seed, "student", index, "dropout"))
+        trainer.fit(student, batches)
+        trainer.test(student, batches, verbose=False)
+    score, training = student.scores
+    return StudentResult(
+        seed=seed,
+        index=index,
+        set_digest=candidate.digest,
+        accuracy=score.accuracy,
+        loss=score.loss,
+        train_accuracy=training.accuracy,
+        num_steps=trainer.global_step,
+        seconds=time.perf_counter() - started,
+        num_parameters=student.num_parameters,
+        peak_memory=torch.cuda.max_memory_allocated(site.device) if is_cuda else None,
+    )
