@@ -1,1 +1,15 @@
-"""Features to points and costs."""
+"""Features → points, costs: spaces of constant curvature and their weighted product."""
+
+from geodm_lightning.geometry.hyperbolic import Hyperbolic
+from geodm_lightning.geometry.manifold import Euclidean, Manifold
+from geodm_lightning.geometry.product import ProductManifold, build_product
+from geodm_lightning.geometry.spherical import Spherical
+
+__all__ = [
+    "Euclidean",
+    "Hyperbolic",
+    "Manifold",
+    "ProductManifold",
+    "Spherical",
+    "build_product",
+]

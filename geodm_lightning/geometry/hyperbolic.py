@@ -1,0 +1,88 @@
+r"""Hyperbolic space in the Lorentz model."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from geodm_lightning.geometry.curved import Curved
+from geodm_lightning.geometry.manifold import at_least_float32
+
+
+class Hyperbolic(Curved):
+    r"""Hyperbolic space of curvature ``-magnitude``.
+
+    Ambient coordinates are those of the Lorentz model, time first, on
+    :math:`-x_0^2 + \|x_{1:}\|^2 = -1/c`. See :class:`Curved` for the arguments. Radii are
+    held at 32 radii of curvature, where ``sinh^2`` is about 1e27 and float32 still holds it.
+    """
+
+    sign: ClassVar[float] = -1.0
+    max_angle: ClassVar[float] = 32.0
+
+    @staticmethod
+    def sn(x: Tensor) -> Tensor:
+        """``sinh``."""
+        return torch.sinh(x)
+
+    @staticmethod
+    def cs(x: Tensor) -> Tensor:
+        """``cosh``."""
+        return torch.cosh(x)
+
+    @staticmethod
+    def arcsn(x: Tensor) -> Tensor:
+        """``asinh``."""
+        return torch.asinh(x)
+
+    def logmap0(self, x: Tensor) -> Tensor:
+        """Normal coordinates ``(..., d)`` of Lorentz coordinates ``(..., d + 1)``."""
+        spatial = at_least_float32(x)[..., 1:]
+        reach = self.sqrt_magnitude * torch.linalg.vector_norm(spatial, dim=-1, keepdim=True)
+        safe = torch.where(reach > 0, reach, 1)
+        return torch.where(reach > 0, torch.asinh(safe) / safe, 1) * spatial
+
+    def centroid(self, u: Tensor) -> Tensor:
+        r"""Lorentz centroid: the mean of the ambient coordinates, scaled back to the model.
+
+        Its direction is the spatial mean :math:`m_s`, its radius
+        :math:`\mathrm{artanh}(\|m_s\|/m_0)/\sqrt c`. Far from the origin
+        :math:`m_0 - \|m_s\|` is the small difference of large numbers; it is summed here from
+        the non-negative shares :math:`e^{-\sqrt c a} + \sinh(\sqrt c a)(1 - \cos)`.
+
+        Args:
+            u: Normal coordinates, shape ``(..., n, d)``.
+
+        Returns:
+            Normal coordinates of the centroid, shape ``(..., d)``.
+
+        References:
+            Law et al., "Lorentzian distance learning for hyperbolic representations", 2019.
+        """
+        u = at_least_float32(u)
+        radius = torch.linalg.vector_norm(u, dim=-1)
+        angle = self.sqrt_magnitude * radius
+        stretch = self.sqrt_magnitude * self._ratio(angle)  # sinh(angle) / radius
+        mean = (stretch[..., None] * u).mean(-2)
+        length = torch.linalg.vector_norm(mean, dim=-1)
+        away = length > 0
+        direction = mean / torch.where(away, length, 1)[..., None]
+
+        off = (u - radius[..., None] * direction[..., None, :]).square().sum(-1)
+        behind = -(u * direction[..., None, :]).sum(-1)
+        slack = torch.where(radius > 0, off / (2 * torch.where(radius > 0, radius, 1)), behind)
+        held = angle.clamp(max=self.max_angle)
+        shortfall = (torch.exp(-held) + stretch * slack).mean(-1)  # m_0 - |m_s|
+
+        log_ratio = torch.log1p(2 * length / shortfall) / 2
+        scale = torch.where(away, log_ratio / torch.where(away, length, 1), 1 / shortfall)
+        return mean * (scale / self.sqrt_magnitude)[..., None]
+
+    def embed(self, u: Tensor) -> Tensor:
+        """Spatial Lorentz coordinates, ``(..., n, d)``.
+
+        The time coordinate is left out: it is a function of the spatial ones.
+        """
+        return self.expmap0(u)[..., 1:]

@@ -1,0 +1,176 @@
+"""Entropic optimal transport in the log domain, batched over all leading axes."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from geodm_lightning.types import InputError
+
+
+class Plan(NamedTuple):
+    """Solution of an entropic transport problem with uniform marginals; holds no gradient.
+
+    Attributes:
+        plan: Coupling, ``(..., n, m)``; its columns sum to ``1/m`` exactly, its rows to
+            ``1/n`` at convergence.
+        f: Dual potential of the rows, ``(..., n)``, in the unit of the costs.
+        g: Dual potential of the columns, ``(..., m)``, in the unit of the costs.
+        marginal_error: Total mass by which row and column sums are off, ``(...,)``.
+    """
+
+    plan: Tensor
+    f: Tensor
+    g: Tensor
+    marginal_error: Tensor
+
+
+def sinkhorn(cost: Tensor, *, epsilon: float | Tensor, num_iters: int) -> Plan:
+    r"""Solve entropic optimal transport between uniform marginals.
+
+    .. math::
+        \min_P \langle P, C\rangle + \varepsilon\, KL(P \,|\, a \otimes b),
+        \qquad P_{ij} = a_i b_j \exp((f_i + g_j - C_{ij}) / \varepsilon)
+
+    It runs a fixed number of iterations, so nothing waits for the device, in float32 or in
+    the precision of the costs if that is higher, and without a gradient: the envelope
+    theorem makes :func:`entropic_cost` differentiable without unrolling.
+
+    Args:
+        cost: Ground costs, shape ``(..., n, m)``.
+        epsilon: Entropic temperature in the unit of the costs: a number, or a tensor of the
+            leading shape ``(...,)``.
+        num_iters: Iterations, each of which updates both potentials.
+
+    Returns:
+        The plan, its potentials and how far it is from its marginals.
+
+    Raises:
+        InputError: If ``epsilon`` is not positive and finite or ``num_iters`` is below 1. A
+            tensor that lives on an accelerator is not read, as that would stall its queue.
+
+    Example:
+        >>> cost = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> sinkhorn(cost, epsilon=0.05, num_iters=10).plan
+        tensor([[5.0000e-01, 1.0306e-09],
+                [1.0306e-09, 5.0000e-01]])
+
+    References:
+        Cuturi, "Sinkhorn distances", 2013; Peyré and Cuturi, "Computational optimal
+        transport", 2019, section 4.4 (log domain).
+    """
+    _check(epsilon, num_iters)
+    with torch.no_grad():
+        cost = cost.to(torch.promote_types(cost.dtype, torch.float32))
+        num_rows, num_columns = cost.shape[-2:]
+        temperature = torch.as_tensor(epsilon, dtype=cost.dtype, device=cost.device)
+        temperature = temperature.expand(cost.shape[:-2])[..., None]
+        log_kernel = cost / -temperature[..., None]
+        buffer = torch.empty_like(log_kernel)
+        f = g = cost.new_zeros(())
+        for _ in range(num_iters):
+            columns = g[..., None, :] if g.dim() else g
+            f = math.log(num_columns) - _logsumexp(log_kernel, columns, dim=-1, buffer=buffer)
+            g = math.log(num_rows) - _logsumexp(log_kernel, f[..., None], dim=-2, buffer=buffer)
+
+        torch.add(log_kernel, f[..., None], out=buffer)
+        plan = buffer.add_(g[..., None, :]).exp_().div_(num_rows * num_columns)
+        row_error = (plan.sum(-1) - 1 / num_rows).abs().sum(-1)
+        column_error = (plan.sum(-2) - 1 / num_columns).abs().sum(-1)
+        return Plan(plan, f * temperature, g * temperature, row_error + column_error)
+
+
+def entropic_cost(cost: Tensor, *, epsilon: float | Tensor, num_iters: int) -> Tensor:
+    """Transport cost ``<plan, cost>`` of the entropic plan, held fixed in the gradient.
+
+    By the envelope theorem the plan is the gradient of the entropic problem's value, so no
+    iteration is unrolled; it is exact at convergence.
+
+    Args:
+        cost: Ground costs, shape ``(..., n, m)``.
+        epsilon: Entropic temperature; see :func:`sinkhorn`.
+        num_iters: Iterations; see :func:`sinkhorn`.
+
+    Returns:
+        Costs of shape ``(...,)``, differentiable in ``cost``.
+    """
+    plan = sinkhorn(cost, epsilon=epsilon, num_iters=num_iters).plan
+    return (plan * cost).sum((-2, -1))
+
+
+def sinkhorn_divergence(
+    cost_xy: Tensor,
+    cost_xx: Tensor,
+    cost_yy: Tensor,
+    *,
+    epsilon: float | Tensor,
+    num_iters: int,
+) -> Tensor:
+    r"""Debiased entropic transport cost between two uniform point clouds.
+
+    .. math::
+        S_\varepsilon(\alpha, \beta) = OT_\varepsilon(\alpha, \beta)
+            - \tfrac12 OT_\varepsilon(\alpha, \alpha) - \tfrac12 OT_\varepsilon(\beta, \beta)
+
+    It sees cost matrices, never points: any manifold supplies them. As ``epsilon`` grows it
+    becomes squared mean matching in flat space, the DM loss.
+
+    Args:
+        cost_xy: Ground costs between the two clouds, shape ``(..., n, m)``.
+        cost_xx: Ground costs within the first cloud, shape ``(..., n, n)``.
+        cost_yy: Ground costs within the second cloud, shape ``(..., m, m)``.
+        epsilon: Entropic temperature, in the unit of the costs; see :func:`sinkhorn`.
+        num_iters: Iterations; see :func:`sinkhorn`.
+
+    Returns:
+        Tensor of shape ``(...,)``, differentiable in the three costs; 0 when the clouds
+        coincide.
+
+    Raises:
+        InputError: If ``epsilon`` is not positive.
+
+    Example:
+        A cloud translated by ``v`` lies exactly ``|v|^2`` away, at every temperature.
+
+        >>> x = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+        >>> y = x + torch.tensor([3.0, 4.0])
+        >>> costs = [torch.cdist(a, b).square() for a, b in [(x, y), (x, x), (y, y)]]
+        >>> sinkhorn_divergence(*costs, epsilon=1.0, num_iters=100).round(decimals=3)
+        tensor(25.)
+
+    References:
+        Feydy et al., "Interpolating between OT and MMD using Sinkhorn divergences", 2019.
+    """
+    between, within_x, within_y = (
+        _entropic_value(cost, epsilon=epsilon, num_iters=num_iters)
+        for cost in (cost_xy, cost_xx, cost_yy)
+    )
+    return between - (within_x + within_y) / 2
+
+
+def _entropic_value(cost: Tensor, *, epsilon: float | Tensor, num_iters: int) -> Tensor:
+    """Dual value ``<a, f> + <b, g>`` of the problem, with the plan for its gradient."""
+    plan, f, g, _ = sinkhorn(cost, epsilon=epsilon, num_iters=num_iters)
+    return f.mean(-1) + g.mean(-1) + (plan * (cost - cost.detach())).sum((-2, -1))
+
+
+def _logsumexp(kernel: Tensor, potential: Tensor, *, dim: int, buffer: Tensor) -> Tensor:
+    """``logsumexp(kernel + potential, dim)`` that allocates nothing of the kernel's size."""
+    torch.add(kernel, potential, out=buffer)
+    largest = buffer.amax(dim, keepdim=True)
+    total = buffer.sub_(largest).exp_().sum(dim)
+    return total.log_().add_(largest.squeeze(dim))
+
+
+def _check(epsilon: float | Tensor, num_iters: int) -> None:
+    """Refuse a temperature or a number of iterations that solves nothing."""
+    if not isinstance(epsilon, Tensor) or epsilon.device.type == "cpu":
+        values = torch.as_tensor(epsilon)
+        wrong = values[~((values > 0) & values.isfinite())]
+        if wrong.numel():
+            raise InputError(f"epsilon must be positive and finite, got {wrong[0].item()}")
+    if num_iters < 1:
+        raise InputError(f"num_iters must be at least 1, got {num_iters}")
