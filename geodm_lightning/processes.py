@@ -91,6 +91,13 @@ def join_processes(accelerator: str) -> Processes:
     return processes
 
 
+def own_device(accelerator: str) -> torch.device:
+    """Return the device of this process: each process of a machine drives one of its own."""
+    if accelerator == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
 def leave_processes() -> None:
     """Leave the process group, if one was joined."""
     if dist.is_available() and dist.is_initialized():

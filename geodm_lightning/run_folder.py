@@ -91,18 +91,19 @@ class RunFolder(NamedTuple):
         Raises:
             InputError: If the folder belongs to another configuration or cannot be written.
         """
-        if self.config.is_file():
-            self.check_same(settings)
+        self.check_same(settings)
         write_text(self.config, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         if not self.environment.is_file():
             write_json(self.environment, environment)
 
     def check_same(self, settings: dict[str, Any]) -> None:
-        """Compare ``settings`` with those the folder was made for.
+        """Compare ``settings`` with those the folder was made for, if it was made.
 
         Raises:
             InputError: Naming the keys that differ, or a damaged ``config.yaml``.
         """
+        if not self.config.is_file():
+            return
         try:
             before = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,0 +1,271 @@
+"""From settings to objects: the one place that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra.utils import instantiate
+
+from geodm_lightning.data.augment import Augmentation
+from geodm_lightning.data.datamodule import RealDataModule
+from geodm_lightning.distillers.matching import MatchingDistiller, StepSizes
+from geodm_lightning.distillers.pretrain import PretrainSettings, State, pretrained_states
+from geodm_lightning.distillers.synthetic import SyntheticImages, initial_images
+from geodm_lightning.evaluation.protocol import Protocol
+from geodm_lightning.matching.geodm import GeometricMatching
+from geodm_lightning.networks.backbones import build_network
+from geodm_lightning.networks.network import Network
+from geodm_lightning.networks.pool import NetworkPool, RandomPool, TrainedPool
+from geodm_lightning.randomness import keyed_generator
+from geodm_lightning.site import Site
+from geodm_lightning.types import DatasetSpec, InputError
+
+EUCLIDEAN = {
+    "_target_": "geodm_lightning.geometry.product.build_product",
+    "factors": ["euclidean"],
+    "curvature": {},
+    "weights": [1.0],
+    "learn_curvature": False,
+    "learn_weights": False,
+}
+
+
+class Method(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        key: Name in files, such as ``"geodm"`` or ``"random"``.
+        label: Name shown to readers.
+        kind: ``"matching"``, ``"selection"`` or ``"whole"``.
+        is_main: Whether it is the run's own method rather than a baseline.
+        euclidean: Whether geometry and transport are switched off.
+    """
+
+    key: str
+    label: str
+    kind: str
+    is_main: bool = False
+    euclidean: bool = False
+
+
+def methods_of(settings: dict[str, Any]) -> list[Method]:
+    """Return the rows of a run, baselines in the order of the table and the method last but one."""
+    matching = settings["matching"]
+    flat = settings["geometry"]["factors"] == ["euclidean"] and matching["transport_weight"] == 0
+    base = Method(matching["name"], matching["label"], "matching", euclidean=True)
+    suffix = "" if matching["name"] == "dm" else f" ({matching['label']})"
+    main = base if flat else Method("geodm", f"GeoDM{suffix}", "matching")
+    wanted = settings["baselines"]
+    rows = {
+        "random": Method("random", "Random real images", "selection"),
+        "herding": Method("herding", "Herding", "selection"),
+        "base": None if flat else base,
+        "whole": Method("whole", "Whole training set", "whole"),
+    }
+    before = [rows[name] for name in ("random", "herding", "base") if name in wanted]
+    after = [rows["whole"]] if "whole" in wanted else []
+    return [row for row in (*before, main._replace(is_main=True), *after) if row is not None]
+
+
+def build_data(settings: dict[str, Any], device: torch.device) -> RealDataModule:
+    """Load the real images, small sets onto ``device``.
+
+    Raises:
+        InputError: If the data set is unknown, missing or damaged, or a class has fewer
+            images than ``ipc``.
+    """
+    data = RealDataModule(**settings["data"])
+    data.setup()
+    data.train.to(device)
+    data.test.to(device)
+    smallest = int(data.train.class_counts.min())
+    if settings["ipc"] > smallest:
+        name = data.spec.class_names[int(data.train.class_counts.argmin())]
+        raise InputError(
+            f"ipc={settings['ipc']} is more than the {smallest} training images of class "
+            f"'{name}' of {data.spec.name}; use ipc={smallest} or less"
+        )
+    return data
+
+
+def network_builder(
+    network: dict[str, Any], spec: DatasetSpec
+) -> Callable[[torch.Generator], Network]:
+    """Return a function that builds the configured network from a generator."""
+    options = {k: v for k, v in network.items() if k != "name" and v is not None}
+
+    def build(generator: torch.Generator) -> Network:
+        return build_network(
+            network["name"],
+            num_classes=spec.num_classes,
+            channels=spec.channels,
+            resolution=spec.resolution,
+            generator=generator,
+            **options,
+        )
+
+    return build
+
+
+def build_augmentation(settings: dict[str, Any], spec: DatasetSpec) -> Augmentation:
+    """Build an augmentation; mirroring is left out where it changes the class."""
+    operations = settings["strategy"].split("_")
+    if not spec.flip:
+        operations = [name for name in operations if name != "flip"]
+    return Augmentation("_".join(operations), mode=settings["mode"])
+
+
+def build_matching(settings: dict[str, Any], *, euclidean: bool) -> GeometricMatching:
+    """Build the loss, with the configured geometry or as its Euclidean original.
+
+    Raises:
+        InputError: If a factor is unknown or a curvature, weight or epsilon is out of range.
+    """
+    matching = settings["matching"]
+    geometry = instantiate(EUCLIDEAN if euclidean else settings["geometry"], _convert_="all")
+    with_transport = not euclidean and matching["transport_weight"] > 0
+    return GeometricMatching(
+        base=instantiate(matching["base"]),
+        geometry=geometry,
+        transport=instantiate(settings["transport"]) if with_transport else None,
+        transport_weight=matching["transport_weight"] if with_transport else 0.0,
+        curvature_weight=matching["curvature_weight"],
+        entropy_weight=matching["entropy_weight"],
+    )
+
+
+def num_iterations(settings: dict[str, Any]) -> int:
+    """Return the iterations of this run: the published number under the schedule's cap."""
+    return _capped(settings["distiller"]["num_iterations"], settings["schedule"]["max_iterations"])
+
+
+def build_protocol(settings: dict[str, Any], spec: DatasetSpec) -> Protocol:
+    """Build the protocol under the schedule's caps, fitted to the data set."""
+    evaluation, schedule = settings["evaluation"], settings["schedule"]
+    student = {k: v for k, v in evaluation["student"].items() if v is not None}
+    protocol = Protocol(
+        **evaluation["protocol"],
+        network=student.pop("name"),
+        network_options=student,
+        num_students=_capped(evaluation["num_students"], schedule["max_students"]),
+    )
+    if schedule["max_student_epochs"] is not None:
+        protocol = protocol.shortened(schedule["max_student_epochs"])
+    return replace(protocol, whole_steps=_capped(protocol.whole_steps, schedule["max_whole_steps"]))
+
+
+def _capped(published: int, cap: int | None) -> int:
+    return published if cap is None else min(published, cap)
+
+
+def pretrain_settings(settings: dict[str, Any], *, for_herding: bool) -> PretrainSettings:
+    """Return how networks are trained on real images, for the pool or for herding."""
+    pool = settings["pool"]
+    return PretrainSettings(
+        epochs=pool["herding_epochs"] if for_herding else pool["epochs"],
+        max_steps=settings["schedule"]["max_pretrain_steps"],
+        **{key: pool[key] for key in ("batch_size", "lr", "momentum", "weight_decay")},
+    )
+
+
+def trained_states(
+    settings: dict[str, Any], data: RealDataModule, site: Site, *, for_herding: bool
+) -> tuple[list[State], list[State]]:
+    """Return initial and final states of networks trained on real images."""
+    pool = settings["pool"]
+    augmentation = {"strategy": pool["augmentation"], "mode": "one"}
+    identity = {
+        "data": data.spec._asdict(),
+        "network": settings["network"],
+        "augmentation": augmentation,
+        "cutmix_probability": pool["cutmix_probability"],
+    }
+    return pretrained_states(
+        data.train,
+        network_builder(settings["network"], data.spec),
+        count=1 if for_herding else pool["count"],
+        settings=pretrain_settings(settings, for_herding=for_herding),
+        augmentation=build_augmentation(augmentation, data.spec),
+        cutmix_probability=pool["cutmix_probability"],
+        folder=Path(settings["cache_dir"]),
+        identity=identity,
+        seed=settings["seed"],
+        site=site,
+    )
+
+
+def build_pool(settings: dict[str, Any], data: RealDataModule, site: Site) -> NetworkPool:
+    """Build the pool of matching networks, training them first where they must be trained."""
+    build = network_builder(settings["network"], data.spec)
+    if settings["pool"]["kind"] == "random":
+        return RandomPool(build, settings["seed"]).to(site.device)
+    initial, final = trained_states(settings, data, site, for_herding=False)
+    interpolate = settings["pool"]["interpolate"]
+    pool = TrainedPool(initial, final, build, settings["seed"], interpolate=interpolate)
+    return pool.to(site.device)
+
+
+def herding_network(settings: dict[str, Any], data: RealDataModule, site: Site) -> Network:
+    """Return a network trained on the real images, in eval mode, for herding."""
+    _, final = trained_states(settings, data, site, for_herding=True)
+    generator = keyed_generator(settings["seed"], "herding")
+    network = network_builder(settings["network"], data.spec)(generator)
+    network.load_state_dict(final[0])
+    return network.to(site.device).eval()
+
+
+def build_distiller(
+    settings: dict[str, Any], data: RealDataModule, site: Site, *, euclidean: bool
+) -> MatchingDistiller:
+    """Build the module that learns the images, on the device of ``site``."""
+    options, spec = settings["distiller"], data.spec
+    initial = initial_images(
+        data.train,
+        ipc=settings["ipc"],
+        factor=options["factor"],
+        initialisation=options["initialisation"],
+        classes=site.processes.shard(spec.num_classes),
+        generator=keyed_generator(settings["seed"], "initial"),
+    )
+    synthetic = SyntheticImages(
+        initial, spec=spec, space=options["space"], factor=options["factor"]
+    )
+    return MatchingDistiller(
+        synthetic,
+        build_matching(settings, euclidean=euclidean).to(site.device),
+        table=data.train,
+        pool=build_pool(settings, data, site),
+        augmentation=build_augmentation(options["augmentation"], spec),
+        image_optimizer=instantiate(options["image_optimizer"]),
+        geometry_optimizer=instantiate(options["geometry_optimizer"]),
+        sizes=StepSizes(
+            real_batch=options["real_batch"],
+            classes_per_step=options["classes_per_step"],
+            log_every=options["log_every"],
+        ),
+        seed=settings["seed"],
+        processes=site.processes,
+    )
+
+
+def check_buildable(settings: dict[str, Any], spec: DatasetSpec) -> None:
+    """Build once whatever may be refused, so that a mistake is told before any work.
+
+    Raises:
+        InputError: For the first part that cannot be built.
+    """
+    options = settings["distiller"]
+    build_protocol(settings, spec)
+    build_matching(settings, euclidean=False)
+    build_augmentation(options["augmentation"], spec)
+    generator = keyed_generator(settings["seed"], "check")
+    for network in (settings["network"], settings["evaluation"]["student"]):
+        network_builder(network, spec)(generator)
+    shape = (spec.num_classes, 1, spec.channels, spec.resolution, spec.resolution)
+    SyntheticImages(
+        torch.zeros(shape), spec=spec, space=options["space"], factor=options["factor"]
+    )

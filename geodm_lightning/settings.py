@@ -1,0 +1,181 @@
+"""Checks of the resolved configuration, before any work is done."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, NamedTuple
+
+import torch
+
+from geodm_lightning.types import InputError
+
+STAGES = ("distill", "evaluate", "report")
+BASELINES = ("random", "herding", "base", "whole")
+
+
+class Rule(NamedTuple):
+    """What a number may be.
+
+    Attributes:
+        kind: ``int`` or ``float``.
+        low: Smallest value.
+        low_allowed: Whether ``low`` itself is allowed.
+        optional: Whether null is allowed.
+    """
+
+    kind: type
+    low: float
+    low_allowed: bool = True
+    optional: bool = False
+
+    def broken_by(self, value: Any) -> bool:
+        """Whether ``value`` is not allowed."""
+        if value is None:
+            return not self.optional
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return True
+        if self.kind is int and not isinstance(value, int):
+            return True
+        return not math.isfinite(value) or value < self.low or (
+            value == self.low and not self.low_allowed
+        )
+
+    def __str__(self) -> str:
+        noun = "a whole number" if self.kind is int else "a number"
+        bound = f"of at least {self.low:g}" if self.low_allowed else f"above {self.low:g}"
+        return f"{noun} {bound}{' or null' if self.optional else ''}"
+
+
+COUNT = Rule(int, 1)
+OPTIONAL_COUNT = Rule(int, 1, optional=True)
+POSITIVE = Rule(float, 0, low_allowed=False)
+NOT_NEGATIVE = Rule(float, 0)
+
+NUMBERS = {
+    "ipc": COUNT,
+    "seed": Rule(int, 0),
+    "num_seeds": COUNT,
+    "data.resolution": OPTIONAL_COUNT,
+    "transport.epsilon": POSITIVE,
+    "transport.num_iters": COUNT,
+    "transport.max_real": COUNT,
+    "matching.transport_weight": NOT_NEGATIVE,
+    "matching.curvature_weight": NOT_NEGATIVE,
+    "matching.entropy_weight": NOT_NEGATIVE,
+    "distiller.num_iterations": COUNT,
+    "distiller.real_batch": COUNT,
+    "distiller.factor": COUNT,
+    "distiller.classes_per_step": COUNT,
+    "distiller.log_every": COUNT,
+    "distiller.checkpoint_every": COUNT,
+    "distiller.image_optimizer.lr": POSITIVE,
+    "distiller.geometry_optimizer.lr": POSITIVE,
+    "pool.count": COUNT,
+    "pool.epochs": COUNT,
+    "pool.herding_epochs": COUNT,
+    "evaluation.num_students": COUNT,
+    "schedule.max_iterations": OPTIONAL_COUNT,
+    "schedule.max_student_epochs": OPTIONAL_COUNT,
+    "schedule.max_pretrain_steps": OPTIONAL_COUNT,
+    "schedule.max_whole_steps": OPTIONAL_COUNT,
+    "schedule.max_students": OPTIONAL_COUNT,
+    "trainer.devices": COUNT,
+}
+CHOICES = {
+    "trainer.accelerator": ("auto", "cpu", "gpu"),
+    "trainer.strategy": ("auto", "ddp"),
+    "trainer.precision": ("32-true", "bf16-mixed"),
+    "logger.kind": ("csv", "wandb"),
+    "pool.kind": ("random", "trained"),
+}
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Check every value that can be judged without data or a device.
+
+    Args:
+        settings: Resolved configuration as plain containers.
+
+    Raises:
+        InputError: Naming the first value that cannot be used, and what could.
+    """
+    if settings["distiller"].get("kind") == "guided_diffusion":
+        raise InputError(
+            f"experiment '{settings['name']}' needs transport-guided diffusion, which this "
+            "version does not have yet; choose an experiment listed by --list that distils by "
+            "matching"
+        )
+    for key, rule in NUMBERS.items():
+        found, value = _look_up(settings, key)
+        if found and rule.broken_by(value):
+            raise InputError(f"{key} must be {rule}, got {value!r}")
+    for key, choices in CHOICES.items():
+        found, value = _look_up(settings, key)
+        if found and value not in choices:
+            raise InputError(f"unknown {key} {value!r}; choose one of {', '.join(choices)}")
+    for key, names in (("stages", STAGES), ("baselines", BASELINES)):
+        unknown = [item for item in settings[key] if item not in names]
+        if unknown:
+            raise InputError(
+                f"unknown entry {unknown[0]!r} in {key}; choose among {', '.join(names)}"
+            )
+    name = str(settings["name"])
+    if not name or name in (".", "..") or os.sep in name:
+        raise InputError(f"name must be usable as a folder name, got {name!r}")
+
+
+def _look_up(settings: dict[str, Any], key: str) -> tuple[bool, Any]:
+    value: Any = settings
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return False, None
+        value = value[part]
+    return True, value
+
+
+def choose_accelerator(trainer: dict[str, Any]) -> str:
+    """Return ``"cuda"`` or ``"cpu"`` and check that there are devices enough.
+
+    Args:
+        trainer: The ``trainer`` settings: ``accelerator`` and ``devices``.
+
+    Raises:
+        InputError: If a GPU is asked for where there is none, or more devices than there are.
+    """
+    gpus = torch.cuda.device_count()
+    wants_gpu = trainer["accelerator"] == "gpu" or (trainer["accelerator"] == "auto" and gpus)
+    if wants_gpu and gpus == 0:
+        raise InputError(
+            "trainer.accelerator=gpu, but no GPU is visible; use trainer.accelerator=cpu"
+        )
+    available = gpus if wants_gpu else os.cpu_count() or 1
+    if trainer["devices"] > available:
+        noun = "GPUs are" if wants_gpu else "processor cores are"
+        raise InputError(
+            f"trainer.devices={trainer['devices']}, but {available} {noun} there; "
+            f"use trainer.devices={available} or fewer"
+        )
+    return "cuda" if wants_gpu else "cpu"
+
+
+def shortened(settings: dict[str, Any]) -> dict[str, Any]:
+    """Apply the caps of a dry run: two steps of each stage, in a folder of its own.
+
+    Args:
+        settings: Resolved configuration.
+
+    Returns:
+        The configuration to run; the same object where ``dry_run`` is false.
+    """
+    if not settings["dry_run"]:
+        return settings
+    schedule = {
+        "name": "dry_run",
+        "max_iterations": 2,
+        "max_student_epochs": 2,
+        "max_pretrain_steps": 2,
+        "max_whole_steps": 2,
+        "max_students": 1,
+    }
+    return {**settings, "name": f"{settings['name']}_dry_run", "schedule": schedule}
