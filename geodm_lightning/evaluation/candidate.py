@@ -86,7 +86,7 @@ def candidate_from_table(table: ImageTable, *, method: str, label: str) -> Candi
         method: Identifier of the row.
         label: Name shown to readers.
     """
-    identity = f"{table.spec}/{table.labels.tolist()}"
+    identity = f"{table.spec}/{table.class_counts.tolist()}"
     return Candidate(
         method=method,
         label=label,

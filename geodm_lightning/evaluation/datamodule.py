@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from geodm_lightning.data.augment import Augmentation
-from geodm_lightning.data.batches import Fetch, LabelledBatches
-from geodm_lightning.data.datamodule import TableLoader
+from geodm_lightning.data.batches import Fetch, LabelledBatches, fetch_from_table
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.protocol import Protocol
@@ -75,10 +74,12 @@ class EvaluationDataModule(lightning.LightningDataModule):
         """Return the augmented batches of all epochs."""
         return self._batches
 
-    def test_dataloader(self) -> list[TableLoader | PlainBatches]:
+    def test_dataloader(self) -> list[PlainBatches]:
         """Return the real test images, then the training images as they are."""
-        training = PlainBatches(self._candidate.fetch, self._candidate.labels)
-        return [TableLoader(self._test, batch_size=TEST_BATCH), training]
+        return [
+            PlainBatches(fetch_from_table(self._test), self._test.labels.to(self._test.device)),
+            PlainBatches(self._candidate.fetch, self._candidate.labels),
+        ]
 
 
 def num_training_steps(candidate: Candidate, protocol: Protocol) -> int:

@@ -77,7 +77,7 @@ class StudentModule(Classifier):
         """
         loss = super().training_step(batch, batch_idx)
         if batch_idx % LOG_EVERY == 0:
-            value = float(loss)
+            value = loss.item()
             self._require_finite(value, batch_idx)
             self.trainer.progress_bar_metrics.update({"loss": value})
             for logger in self.loggers:
