@@ -54,7 +54,7 @@ def pairwise(u: Tensor, v: Tensor) -> Separation:
     b = torch.linalg.vector_norm(v, dim=-1)[..., None, :]
     with torch.autocast(device_type=u.device.type, enabled=False):
         inner = u @ v.mT
-    return Separation(a, b, (a * b - inner).clamp(min=0), a - b)
+    return Separation(a, b, _non_negative(a * b - inner), a - b)
 
 
 def paired(u: Tensor, v: Tensor) -> Separation:
@@ -80,7 +80,7 @@ def paired(u: Tensor, v: Tensor) -> Separation:
     close = squared < a * b
     turned = b[..., None] * chord - difference[..., None] * v  # = bu - av
     gap_close = turned.square().sum(-1) / torch.where(close, 2 * a * b, 1)
-    gap_far = (squared - difference.square()).clamp(min=0) / 2
+    gap_far = _non_negative(squared - difference.square()) / 2
     return Separation(a, b, torch.where(close, gap_close, gap_far), difference)
 
 
@@ -189,6 +189,14 @@ class Euclidean(Manifold):
     def embed(self, u: Tensor) -> Tensor:
         """Return ``u``."""
         return u
+
+
+def _non_negative(x: Tensor) -> Tensor:
+    """Lift rounding errors below zero and keep their gradient, which a clamp would drop.
+
+    At the origin the gap is zero, rounded to either side, and its slope is not.
+    """
+    return x + (x.clamp(min=0) - x).detach()
 
 
 def _sqrt(squared: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ class ProductManifold(nn.Module):
     def state(self) -> dict[str, float]:
         """Curvatures of the curved factors and all weights as numbers, for logs and manifests."""
         curvatures = {
-            f"curvature/{name}": float(factor.curvature)
+            f"curvature/{name}": factor.curvature.item()
             for name, factor in self._named_factors()
             if not isinstance(factor, Euclidean)
         }
