@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from geodm_lightning.networks.network import Network, initialise_as_torch
 from geodm_lightning.types import InputError
@@ -84,13 +85,19 @@ class ConvNet(Network):
         for block in range(depth):
             first = block == 0
             blocks += [
-                nn.Conv2d(channels if first else width, width, 3, padding=padding if first else 1),
+                skip_init(
+                    nn.Conv2d,
+                    channels if first else width,
+                    width,
+                    kernel_size=3,
+                    padding=padding if first else 1,
+                ),
                 nn.GroupNorm(width, width),
                 nn.ReLU(inplace=True),
                 nn.AvgPool2d(2),
             ]
         self.blocks = nn.Sequential(*blocks)
-        self.classifier = nn.Linear(self.num_features, num_classes)
+        self.classifier = skip_init(nn.Linear, self.num_features, num_classes)
         self.reset_parameters(generator)
 
     def embed(self, images: Tensor) -> Tensor:
