@@ -1,0 +1,134 @@
+import math
+
+import pytest
+import torch
+
+from geodm_lightning.geometry import build_product
+from geodm_lightning.matching import CharacteristicMatching, scale_features
+from geodm_lightning.types import InputError
+
+
+def generator():
+    return torch.Generator().manual_seed(7)
+
+
+def loss(geometry, real, synthetic, num_frequencies=64, **options):
+    matching = CharacteristicMatching(num_frequencies, **options)
+    return matching(scale_features(real, synthetic), geometry, generator=generator())
+
+
+def ncfm(real, synthetic, frequencies, amplitude, phase):
+    """One class of the released NCFM loss, written with complex numbers."""
+    real = real / real.norm(dim=-1, keepdim=True)
+    synthetic = synthetic / synthetic.norm(dim=-1, keepdim=True)
+    one = torch.exp(1j * (real @ frequencies.T)).mean(0)
+    other = torch.exp(1j * (synthetic @ frequencies.T)).mean(0)
+    amplitude_term = (one.abs() - other.abs()) ** 2
+    phase_term = 2 * (one.abs() * other.abs() - one.real * other.real - one.imag * other.imag)
+    return 300 * torch.sqrt(amplitude * amplitude_term + phase * phase_term.clamp(min=1e-12)).mean()
+
+
+@pytest.mark.parametrize(("amplitude", "phase"), [(0.5, 0.5), (0.9, 0.1), (0.2, 0.8)])
+def test_flat_geometry_is_ncfm(features, flat, dtype, amplitude, phase):
+    real, synthetic = features(dtype)
+    frequencies = torch.randn(64, 8, generator=generator(), dtype=dtype).to(real.device)
+    expected = [
+        ncfm(r, s, frequencies, amplitude, phase) for r, s in zip(real, synthetic, strict=True)
+    ]
+    actual = loss(flat, real, synthetic, amplitude=amplitude, phase=phase)
+    rtol = 1e-5 if dtype == torch.float32 else 1e-10
+    torch.testing.assert_close(actual, torch.stack(expected), rtol=rtol, atol=0)
+
+
+def test_equal_terms_are_the_plain_distance(features, flat):
+    real, synthetic = features(torch.float64)
+    frequencies = torch.randn(64, 8, generator=generator(), dtype=torch.float64).to(real.device)
+    one, other = (
+        torch.exp(1j * (x / x.norm(dim=-1, keepdim=True) @ frequencies.T)).mean(1)
+        for x in (real, synthetic)
+    )
+    expected = 300 * math.sqrt(0.5) * (one - other).abs().mean(-1)
+    torch.testing.assert_close(loss(flat, real, synthetic), expected)
+
+
+def test_product_is_ncfm_on_the_weighted_coordinates(features, device):
+    weights = [0.25, 0.5, 0.25]
+    geometry = build_product(
+        ["hyperbolic", "euclidean", "spherical"],
+        curvature=1.0,
+        weights=weights,
+        learn_weights=False,
+    ).to(device)
+    real, synthetic = features(torch.float64)
+    source = generator()  # the flat block is drawn first, whatever the order of the factors
+    widths = {"euclidean": 8, "hyperbolic": 8, "spherical": 9}
+    frequencies = torch.cat(
+        [torch.randn(64, d, generator=source, dtype=torch.float64) for d in widths.values()], -1
+    ).to(device)
+    scaled = scale_features(real, synthetic)
+    share = dict(zip(geometry.factors, weights, strict=True))
+    one, other = (
+        torch.cat([math.sqrt(share[g]) * geometry.factors[g].embed(u) for g in widths], dim=-1)
+        for u in (scaled.real, scaled.synthetic)
+    )
+    expected = [ncfm(r, s, frequencies, 0.5, 0.5) for r, s in zip(one, other, strict=True)]
+    torch.testing.assert_close(loss(geometry, real, synthetic), torch.stack(expected))
+
+
+def test_batched_equals_a_loop_over_classes(features, learned, dtype):
+    real, synthetic = features(dtype)
+    loop = [loss(learned, r, s) for r, s in zip(real, synthetic, strict=True)]
+    torch.testing.assert_close(loss(learned, real, synthetic), torch.stack(loop), rtol=1e-5, atol=0)
+
+
+def test_order_of_samples_and_unit_do_not_matter(features, learned, dtype):
+    real, synthetic = features(dtype)
+    expected = loss(learned, real, synthetic)
+    moved = loss(learned, 32 * real.flip(1), 32 * synthetic.flip(1))
+    torch.testing.assert_close(moved, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("phase", [0.5, 0.0])
+def test_identical_sets_have_no_loss_and_a_finite_gradient(features, learned, dtype, phase):
+    real, _ = features(dtype)
+    synthetic = real.clone().requires_grad_()
+    value = loss(learned, real, synthetic, phase=phase)
+    gradients = torch.autograd.grad(value.sum(), [synthetic, *learned.parameters()])
+    assert (value < 1e-3).all()  # 300 times the root of the clamp
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert max(gradient.abs().max() for gradient in gradients) < 1e-3
+
+
+def test_gradient_matches_finite_differences(features, learned):
+    real, synthetic = features(torch.float64)
+    learned.double()
+    assert torch.autograd.gradcheck(
+        lambda synthetic, *_: loss(learned, real, synthetic, num_frequencies=16),
+        (synthetic.requires_grad_(), *learned.parameters()),
+    )
+
+
+def test_frequencies_come_from_the_generator_alone(features, learned):
+    real, synthetic = features(torch.float32)
+    first = loss(learned, real, synthetic)
+    torch.manual_seed(3)
+    assert torch.equal(loss(learned, real, synthetic), first)
+    matching, source = CharacteristicMatching(64), generator()
+    scaled = scale_features(real, synthetic)
+    values = [matching(scaled, learned, generator=source) for _ in range(2)]
+    assert torch.equal(values[0], first)
+    assert not torch.equal(values[1], first)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_frequencies": 0}, "num_frequencies must be at least 1, got 0"),
+        ({"amplitude": -0.1}, "amplitude must not be negative, got -0.1"),
+        ({"phase": float("nan")}, "phase must not be negative, got nan"),
+        ({"scale": -1.0}, "scale must not be negative, got -1.0"),
+    ],
+)
+def test_refusals(options, message):
+    with pytest.raises(InputError, match=message):
+        CharacteristicMatching(**options)
