@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import Any, NamedTuple
 from urllib.error import URLError
 
 import torch
-from torch import Tensor
 from torchvision import datasets
 
+from geodm_lightning.data.idx import read_idx
 from geodm_lightning.types import DatasetSpec, InputError, LabelledImages
 
 DIGITS_TEST_SIZE = 360  # of 1797, stratified, random_state 0: the library's own fixed split
 DIGITS_MAX_VALUE = 16
-UBYTE = 8  # idx code of unsigned bytes
 
 IDX_FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 CIFARS: dict[str, Any] = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
@@ -100,33 +98,6 @@ def download_pixels(name: str, root: Path) -> None:
         ) from error
 
 
-def read_idx(path: Path) -> Tensor:
-    """Read an idx file of unsigned bytes.
-
-    Args:
-        path: The unpacked file.
-
-    Returns:
-        uint8 tensor of the shape that the file's header states.
-
-    Raises:
-        ValueError: If the file is no idx file of bytes or is longer or shorter than it says.
-
-    References:
-        LeCun et al., http://yann.lecun.com/exdb/mnist, "File formats".
-    """
-    content = bytearray(path.read_bytes())
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UBYTE:
-        raise ValueError("is not an idx file of bytes")
-    start = 4 + 4 * content[3]
-    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    if math.prod(shape) == 0 or len(content) != start + math.prod(shape):
-        raise ValueError(
-            f"has {len(content)} bytes where its header says {start + math.prod(shape)}"
-        )
-    return torch.frombuffer(content, dtype=torch.uint8, offset=start).reshape(shape)
-
-
 def _way_out(name: str) -> str:
     return f"delete it and set data.download=true, or set data.root=PATH (data set {name})"
 
@@ -194,7 +165,12 @@ def _cifar_folder(name: str, root: Path) -> Path | None:
 
 
 def _verified(name: str, path: Path, md5: str) -> bytes:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{name}: cannot read {path}: {error.strerror}; {_way_out(name)}"
+        ) from error
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise InputError(
             f"{name}: {path} is damaged (its MD5 is not the published one); {_way_out(name)}"

@@ -28,8 +28,7 @@ def build_network(
     """Build a network with fresh weights.
 
     Args:
-        name: ``convnet`` (depth chosen by the resolution), ``convnet_d3`` to ``convnet_d6``, or
-            the name of any timm model.
+        name: ``convnet`` (depth fits the resolution), ``convnet_d3`` to ``_d6``, or any timm name.
         num_classes: Number of logits.
         channels: Colour channels of the images.
         resolution: Height and width of the images in pixels.

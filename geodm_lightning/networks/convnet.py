@@ -66,32 +66,15 @@ class ConvNet(Network):
     ) -> None:
         super().__init__()
         depth = depth_for(resolution) if depth is None else depth
-        if depth not in DEPTHS:
-            raise InputError(
-                f"ConvNet depth must be {DEPTHS.start} to {DEPTHS.stop - 1}, got {depth}"
-            )
-        if width < 1:
-            raise InputError(f"ConvNet width must be positive, got {width}")
         padding = GREY_PADDING if channels == 1 else 1
-        final_side = (resolution + 2 * padding - 2) >> depth
-        if final_side < 1:
-            raise InputError(
-                f"ConvNet depth {depth} halves {resolution} px images to nothing; "
-                f"use a smaller depth (3 to 6) or a larger resolution"
-            )
+        final_side = (resolution + 2 * padding - 2) >> depth if depth in DEPTHS else 0
+        _check_shape(depth, width=width, resolution=resolution, final_side=final_side)
         self.num_classes = num_classes
         self.num_features = width * final_side**2
         blocks: list[nn.Module] = []
-        for block in range(depth):
-            first = block == 0
+        for inputs, pad in [(channels, padding)] + [(width, 1)] * (depth - 1):
             blocks += [
-                skip_init(
-                    nn.Conv2d,
-                    channels if first else width,
-                    width,
-                    kernel_size=3,
-                    padding=padding if first else 1,
-                ),
+                skip_init(nn.Conv2d, inputs, width, kernel_size=3, padding=pad),
                 nn.GroupNorm(width, width),
                 nn.ReLU(inplace=True),
                 nn.AvgPool2d(2),
@@ -111,3 +94,15 @@ class ConvNet(Network):
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw PyTorch's default initialisation from ``generator``, in place."""
         initialise_as_torch(self, generator=generator)
+
+
+def _check_shape(depth: int, *, width: int, resolution: int, final_side: int) -> None:
+    if depth not in DEPTHS:
+        raise InputError(f"ConvNet depth must be {DEPTHS.start} to {DEPTHS.stop - 1}, got {depth}")
+    if width < 1:
+        raise InputError(f"ConvNet width must be positive, got {width}")
+    if final_side < 1:
+        raise InputError(
+            f"ConvNet depth {depth} halves {resolution} px images to nothing; "
+            f"use a smaller depth (3 to 6) or a larger resolution"
+        )

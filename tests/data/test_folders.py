@@ -48,8 +48,8 @@ def test_subset_is_found_within_a_larger_set(tmp_path, place):
     assert {path.parent.name for path in splits.train.paths} == set(WOOF)
 
 
-def write_tiny(root: Path, monkeypatch_classes: int = 3) -> list[str]:
-    names = [f"n{index:08d}" for index in range(monkeypatch_classes)]
+def write_tiny(root: Path, num_classes: int = 3) -> list[str]:
+    names = [f"n{index:08d}" for index in range(num_classes)]
     for name in names:
         write_jpegs(root / "train" / name / "images", 2)
         (root / "train" / name / f"{name}_boxes.txt").write_text("not an image")

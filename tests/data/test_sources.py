@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from geodm_lightning.data.catalog import dataset_spec
-from geodm_lightning.data.sources import CIFARS, load_pixels, read_idx
+from geodm_lightning.data.idx import read_idx
+from geodm_lightning.data.sources import CIFARS, load_pixels
 from geodm_lightning.types import InputError
 
 WAY_OUT = r"data\.root=PATH"
