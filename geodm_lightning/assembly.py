@@ -266,6 +266,4 @@ def check_buildable(settings: dict[str, Any], spec: DatasetSpec) -> None:
     for network in (settings["network"], settings["evaluation"]["student"]):
         network_builder(network, spec)(generator)
     shape = (spec.num_classes, 1, spec.channels, spec.resolution, spec.resolution)
-    SyntheticImages(
-        torch.zeros(shape), spec=spec, space=options["space"], factor=options["factor"]
-    )
+    SyntheticImages(torch.zeros(shape), spec=spec, space=options["space"], factor=options["factor"])

@@ -37,8 +37,10 @@ class Rule(NamedTuple):
             return True
         if self.kind is int and not isinstance(value, int):
             return True
-        return not math.isfinite(value) or value < self.low or (
-            value == self.low and not self.low_allowed
+        return (
+            not math.isfinite(value)
+            or value < self.low
+            or (value == self.low and not self.low_allowed)
         )
 
     def __str__(self) -> str:

@@ -69,6 +69,20 @@ class DistillationCheckpoint(Callback):
             save_checkpoint(self.path, state)
 
 
+def resume(distiller: MatchingDistiller, checkpoint: Path) -> int:
+    """Take up a checkpoint, if there is one.
+
+    Returns:
+        Iterations already made.
+
+    Raises:
+        InputError: If the checkpoint is damaged or of another run.
+    """
+    if checkpoint.is_file():
+        distiller.restore(load_checkpoint(checkpoint))
+    return distiller.iteration
+
+
 def run_distillation(
     distiller: MatchingDistiller,
     *,
@@ -79,23 +93,20 @@ def run_distillation(
     loggers: Sequence[Logger],
     callbacks: Sequence[Callback],
 ) -> None:
-    """Run a distillation to its end, from its checkpoint where there is one.
+    """Run a distillation to its end, from the iteration it stands at.
 
     Args:
         distiller: Module to train; on return it holds the final images and geometry.
         num_iterations: Iterations of the whole run.
-        checkpoint: File to resume from and to save to.
+        checkpoint: File to save to.
         checkpoint_every: Iterations between two checkpoints.
         site: Where to compute.
         loggers: Receive the rows of the metrics, on the main process.
         callbacks: Further callbacks, such as a progress bar.
 
     Raises:
-        InputError: If the checkpoint is damaged or of another run, or a loss is not finite.
+        InputError: If a loss is not finite; the last good checkpoint is kept.
     """
-    distiller.to(site.device)
-    if checkpoint.is_file():
-        distiller.restore(load_checkpoint(checkpoint))
     if distiller.iteration >= num_iterations:
         return
     saving = DistillationCheckpoint(checkpoint, every=checkpoint_every)
