@@ -63,6 +63,10 @@ class CharacteristicMatching(nn.Module):
         self.phase = phase
         self.scale = scale
 
+    def magnitude(self, features: ScaledFeatures) -> Tensor:
+        """Size of the loss of each class ``(C,)`` relative to NCFM's: 1, whatever the network."""
+        return torch.ones_like(features.norm)
+
     def forward(
         self, features: ScaledFeatures, geometry: ProductManifold, *, generator: torch.Generator
     ) -> Tensor:

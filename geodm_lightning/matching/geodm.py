@@ -32,7 +32,8 @@ class GeometricMatching(nn.Module):
         geometry: Product manifold; its parameters are learned by whoever optimises them.
         transport: Transport term, or ``None`` for none.
         transport_weight: Weight of the transport cost at unit feature scale; 30 makes its
-            gradient about a fifth of the base's. 0 leaves transport out.
+            gradient about a fifth of the base's. 0 leaves transport out. This and the next
+            two are in units of the base's :meth:`magnitude`, so they hold for any network.
         curvature_weight: Weight of the radius penalty, in use where a curvature is learned.
         entropy_weight: Weight of the entropy of the weights, in use where they are learned.
 
@@ -82,19 +83,20 @@ class GeometricMatching(nn.Module):
         with torch.autocast(device_type=real.device.type, enabled=False):
             features = scale_features(real, synthetic)
             total = self.base(features, self.geometry, generator=generator)
+            unit = self.base.magnitude(features)
             parts = {"matching": total}
             if self.transport is not None:
                 terms = self.transport(features, self.geometry)
-                total = total + self.transport_weight * terms.cost
+                total = total + self.transport_weight * unit * terms.cost
                 parts["transport"] = terms.cost
                 parts["plan_entropy"] = terms.plan_entropy
                 parts["marginal_error"] = terms.marginal_error
             if self.geometry.learn_curvature:
                 radius = self.geometry.radius_penalty(features.real)
-                total = total + self.curvature_weight * radius
+                total = total + self.curvature_weight * unit * radius
                 parts["radius"] = radius
             if self.geometry.learn_weights:
                 entropy = self.geometry.entropy().expand_as(total)
-                total = total - self.entropy_weight * entropy
+                total = total - self.entropy_weight * unit * entropy
                 parts["entropy"] = entropy
         return MatchingTerms(total, {name: part.detach() for name, part in parts.items()})

@@ -32,12 +32,22 @@ def test_flat_geometry_without_transport_is_the_base(features, flat, base, dtype
 
 def test_total_is_the_weighted_sum_of_its_parts(features, learned, base, dtype):
     matching = GeometricMatching(base, learned, TransportMatching(), 7.0, 3.0, 2.0)
-    total, parts = matching(*features(dtype), generator=generator())
-    expected = parts["matching"] + 7 * parts["transport"] + 3 * parts["radius"]
-    torch.testing.assert_close(total, expected - 2 * parts["entropy"])
+    real, synthetic = features(dtype)
+    total, parts = matching(real, synthetic, generator=generator())
+    others = 7 * parts["transport"] + 3 * parts["radius"] - 2 * parts["entropy"]
+    unit = base.magnitude(scale_features(real, synthetic))
+    torch.testing.assert_close(total, parts["matching"] + unit * others)
     names = {"matching", "transport", "radius", "entropy", "plan_entropy", "marginal_error"}
     assert set(parts) == names
     assert all(part.shape == (3,) and not part.requires_grad for part in parts.values())
+
+
+def test_balance_of_terms_does_not_depend_on_the_scale_of_features(features, learned, dtype):
+    real, synthetic = features(dtype)
+    matching = GeometricMatching(MeanMatching(), learned, TransportMatching())
+    total = matching(real, synthetic, generator=generator()).total
+    scaled = matching(3 * real, 3 * synthetic, generator=generator()).total
+    torch.testing.assert_close(scaled, 9 * total, rtol=1e-4, atol=1e-5)
 
 
 def test_parts_are_those_of_their_owners(features, learned, base, dtype):
