@@ -243,7 +243,7 @@ def build_distiller(
         image_optimizer=instantiate(options["image_optimizer"]),
         geometry_optimizer=instantiate(options["geometry_optimizer"]),
         sizes=StepSizes(
-            real_batch=options["real_batch"],
+            real_batch=_capped(options["real_batch"], settings["schedule"]["max_real_batch"]),
             classes_per_step=options["classes_per_step"],
             log_every=options["log_every"],
         ),

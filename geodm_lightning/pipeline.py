@@ -194,14 +194,14 @@ def distill_by_matching(run: Run, method: Method) -> DistilledSet:
             )
         ],
     )
-    state = distiller.state()
+    state, published = distiller.state(), options["published_iterations"]
     return as_distilled_set(
         run,
         method,
         distiller.synthetic.unit_images(state["pixels"]),
         factor=distiller.synthetic.factor,
         iterations=total,
-        schedule_share=total / options["num_iterations"],
+        schedule_share=None if published is None else total / published,
         geometry=distiller.matching.geometry.state(),
         cost={
             "seconds": state["seconds"],

@@ -66,6 +66,7 @@ NUMBERS = {
     "matching.curvature_weight": NOT_NEGATIVE,
     "matching.entropy_weight": NOT_NEGATIVE,
     "distiller.num_iterations": COUNT,
+    "distiller.published_iterations": OPTIONAL_COUNT,
     "distiller.real_batch": COUNT,
     "distiller.factor": COUNT,
     "distiller.classes_per_step": COUNT,
@@ -78,6 +79,7 @@ NUMBERS = {
     "pool.herding_epochs": COUNT,
     "evaluation.num_students": COUNT,
     "schedule.max_iterations": OPTIONAL_COUNT,
+    "schedule.max_real_batch": OPTIONAL_COUNT,
     "schedule.max_student_epochs": OPTIONAL_COUNT,
     "schedule.max_pretrain_steps": OPTIONAL_COUNT,
     "schedule.max_whole_steps": OPTIONAL_COUNT,
@@ -175,6 +177,7 @@ def shortened(settings: dict[str, Any]) -> dict[str, Any]:
     schedule = {
         "name": "dry_run",
         "max_iterations": 2,
+        "max_real_batch": 8,
         "max_student_epochs": 2,
         "max_pretrain_steps": 2,
         "max_whole_steps": 2,
