@@ -134,7 +134,7 @@ def describe_protocol(protocol: Protocol) -> str:
 def _notes(results: Sequence[EvaluationResult]) -> tuple[str, ...]:
     protocol = results[0].protocol
     repetitions = "; ".join(
-        f"{r.label}: {len(r.students)} students over {len(r.seeds)} seeds"
+        f"{r.label}: {_count(len(r.students), 'student')}, {_count(len(r.seeds), 'seed')}"
         + ("" if r.std_of_seeds is None else f", ± {100 * r.std_of_seeds:.1f} between seeds")
         for r in results
     )
@@ -150,6 +150,10 @@ def _notes(results: Sequence[EvaluationResult]) -> tuple[str, ...]:
             if r.ipc is None
         ),
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _schedule_notes(results: Sequence[EvaluationResult]) -> list[str]:
