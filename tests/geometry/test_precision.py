@@ -1,8 +1,11 @@
 """Float32 against float64, on the same float32 numbers."""
 
+import math
+
 import pytest
 import torch
 
+from geodm_lightning.geometry import Spherical
 from geodm_lightning.geometry.manifold import pairwise
 
 NEAR = [("euclidean", 10.0), ("hyperbolic", 0.1), ("hyperbolic", 3.0), ("hyperbolic", 10.0)]
@@ -68,6 +71,28 @@ def test_points_beyond_the_largest_angle_are_moved_along_their_ray(draw, build, 
     held = manifold.dist(u * manifold.max_angle, v)
     torch.testing.assert_close(manifold.dist(u * 100, v), held)
     torch.testing.assert_close(manifold.expmap0(u * 100), manifold.expmap0(u * manifold.max_angle))
+
+
+@pytest.mark.parametrize("angle", [1e-3, 0.03, 0.06, 0.0632, 0.0633, 0.09, 0.11])
+def test_series_continue_the_functions_they_stand_for(build, device, angle):
+    for name, sine, arc in (
+        ("hyperbolic", math.sinh, math.asinh),
+        ("spherical", math.sin, math.asin),
+    ):
+        manifold = build(name)
+        x = torch.tensor(angle, device=device, dtype=torch.float64)
+        ratio, squared = manifold._ratio(x).item(), manifold._arc_squared(x.square() / 4).item()
+        assert ratio == pytest.approx(sine(angle) / angle, rel=1e-15)
+        assert squared == pytest.approx(arc(angle / 2) ** 2, rel=1e-15)
+
+
+def test_slope_of_the_arc_is_finite_up_to_its_end(device, dtype):
+    eps = torch.finfo(dtype).eps
+    x = (1 - eps * torch.arange(-1, 6, device=device, dtype=dtype)).requires_grad_()
+    value = Spherical.arcsn(x)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    assert (gradient.abs() <= eps**-0.5).all()
+    torch.testing.assert_close(value, torch.full_like(value, math.pi / 2), rtol=1e-3, atol=0)
 
 
 def test_gradient_is_finite_at_antipodes(draw, build, dtype):
