@@ -90,11 +90,11 @@ class CsvTracker(Logger):
             handle.write(_to_csv(rows))
 
     def truncate(self, *, step: int) -> None:
-        """Drop this series' rows after ``step``: those that a run resumed there writes again."""
+        """Drop this series' rows from ``step`` on: those that a resumed run writes again."""
         kept = [
             row
             for row in _read_rows(self.path)
-            if (row.stage, row.series) != (self.stage, self.series) or row.step <= step
+            if (row.stage, row.series) != (self.stage, self.series) or row.step < step
         ]
         write_text(self.path, _to_csv([COLUMNS, *kept]))
 

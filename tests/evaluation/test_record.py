@@ -1,0 +1,76 @@
+"""Records of students: what is written is read, and nothing else is believed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from geodm_lightning.evaluation.record import (
+    StudentResult,
+    read_record,
+    record_path,
+    write_record,
+)
+from geodm_lightning.types import InputError
+
+STUDENT = StudentResult(
+    seed=1, index=2, set_digest="abc", accuracy=0.625, loss=1.5, train_accuracy=1.0,
+    num_steps=100, seconds=2.5, num_parameters=5066, peak_memory=None,
+)  # fmt: skip
+KEY = {"protocol_digest": "p", "set_digest": "abc", "seed": 1, "index": 2}
+
+
+def test_reads_what_was_written(tmp_path):
+    write_record(tmp_path, STUDENT, protocol_digest="p")
+    assert read_record(tmp_path, **KEY) == STUDENT
+
+
+@pytest.mark.parametrize(
+    "change", [{"protocol_digest": "q"}, {"set_digest": "abd"}, {"seed": 2}, {"index": 3}]
+)
+def test_another_protocol_set_or_student_is_not_found(tmp_path, change):
+    write_record(tmp_path, STUDENT, protocol_digest="p")
+    assert read_record(tmp_path, **{**KEY, **change}) is None
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"student": {}}', "\udcff"])
+def test_damaged_record_is_named(tmp_path, damage):
+    path = write_record(tmp_path, STUDENT, protocol_digest="p")
+    path.write_bytes(damage.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=path.name):
+        read_record(tmp_path, **KEY)
+
+
+def test_record_under_a_foreign_name_is_refused(tmp_path):
+    path = write_record(tmp_path, STUDENT, protocol_digest="p")
+    path.rename(record_path(tmp_path, **{**KEY, "index": 3}))
+    with pytest.raises(InputError, match="another student"):
+        read_record(tmp_path, **{**KEY, "index": 3})
+
+
+def test_edited_accuracy_above_one_is_refused(tmp_path):
+    path = write_record(tmp_path, STUDENT, protocol_digest="p")
+    values = json.loads(path.read_text())
+    values["student"]["accuracy"] = 62.5
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"fraction, got 62\.5"):
+        read_record(tmp_path, **KEY)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": -1},
+        {"index": True},
+        {"num_steps": 1.5},
+        {"accuracy": float("nan")},
+        {"loss": float("inf")},
+        {"loss": "1.0"},
+        {"train_accuracy": -0.1},
+        {"set_digest": ""},
+        {"peak_memory": 1.5},
+    ],
+)
+def test_impossible_values_are_refused(change):
+    with pytest.raises(InputError, match=next(iter(change))):
+        replace(STUDENT, **change)

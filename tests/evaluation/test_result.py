@@ -1,0 +1,119 @@
+"""Results: means and deviations by hand, merging, and files that contradict themselves."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from geodm_lightning.evaluation.result import load_results, merge_results, save_results
+from geodm_lightning.types import InputError
+
+
+def test_mean_and_sample_deviation_by_hand(make_result):
+    result = make_result(0.5, 0.6, 0.7)
+    assert result.mean == pytest.approx(0.6)
+    assert result.std == pytest.approx(0.1)  # sqrt((0.01 + 0 + 0.01) / 2)
+
+
+def test_one_student_has_no_deviation(make_result):
+    result = make_result(0.5)
+    assert (result.mean, result.std, result.std_of_seeds) == (0.5, None, None)
+
+
+def test_merging_seeds_by_hand(make_result):
+    merged = merge_results([make_result(0.5, 0.7), make_result(0.8, 0.8, seed=1)])
+    assert merged.seeds == (0, 1)
+    assert merged.mean == pytest.approx(0.7)
+    # deviations from 0.7: -0.2, 0, 0.1, 0.1
+    assert merged.std == pytest.approx(math.sqrt((0.04 + 0.01 + 0.01) / 3))
+    assert merged.seed_means == pytest.approx({0: 0.6, 1: 0.8})
+    assert merged.std_of_seeds == pytest.approx(math.sqrt(0.02))
+    assert merged.provenance == {"0": {"host": "machine 0"}, "1": {"host": "machine 1"}}
+
+
+def test_order_of_merging_does_not_matter(make_result):
+    first, second = make_result(0.5, 0.7), make_result(0.8, seed=1)
+    assert merge_results([first, second]).students == merge_results([second, first]).students
+
+
+def test_merging_one_result_changes_nothing(make_result):
+    assert merge_results([make_result(0.5)]) == make_result(0.5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "dm"},
+        {"label": "DM"},
+        {"dataset": "mnist"},
+        {"ipc": 1},
+        {"num_images": 400},
+        {"schedule_share": 1.0},
+    ],
+)
+def test_refuses_to_merge_what_differs(make_result, changes):
+    with pytest.raises(InputError, match=next(iter(changes))):
+        merge_results([make_result(0.5), make_result(0.5, seed=1, **changes)])
+
+
+def test_refuses_to_merge_protocols_seeds_and_nothing(make_result, tiny_c):
+    with pytest.raises(InputError, match="protocol"):
+        merge_results([make_result(0.5), make_result(0.5, seed=1, protocol=tiny_c)])
+    with pytest.raises(InputError, match="twice"):
+        merge_results([make_result(0.5), make_result(0.6)])
+    with pytest.raises(InputError, match="no results"):
+        merge_results([])
+    with pytest.raises(InputError, match="no student"):
+        make_result()
+
+
+def test_file_keeps_every_field(tmp_path, make_result):
+    results = [
+        make_result(0.1, 1 / 3),
+        make_result(0.9, method="whole", ipc=None, schedule_share=None),
+    ]
+    assert load_results(save_results(tmp_path / "results.json", results)) == results
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.json"):
+        load_results(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda value: value.update(mean=0.99),
+        lambda value: value.update(std=0.0),
+        lambda value: value["students"][0].update(accuracy=0.99),
+        lambda value: value["students"].pop(),
+        lambda value: value["students"].clear(),
+        lambda value: value["students"].append({"seed": 5}),
+        lambda value: value["protocol"].update(lr=1.0),
+        lambda value: value["protocol"].pop("lr"),
+        lambda value: value.pop("label"),
+        lambda value: value.update(format_version=2),
+        lambda value: value.update(students=None),
+    ],
+)
+def test_edited_file_is_refused_by_name(tmp_path, make_result, edit):
+    path = save_results(tmp_path / "results.json", [make_result(0.5, 0.7)])
+    values = json.loads(path.read_text())
+    edit(values[0])
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"damaged results .*results\.json"):
+        load_results(path)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "[{"])
+def test_file_of_something_else_is_refused(tmp_path, text):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="damaged results"):
+        load_results(path)
+
+
+def test_students_are_sorted(make_result):
+    result = make_result(0.5, 0.6)
+    assert replace(result, students=result.students[::-1]).students == result.students
