@@ -35,13 +35,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         reason = error.strerror or str(error)
         raise InputError(
             f"cannot write {path}: {reason}; choose another folder with run_dir=PATH or free space"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             plain values.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # A file of another pickle protocol is not ours and is refused below.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise _damaged(path, str(error).splitlines()[0] if str(error) else "unreadable") from error
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:

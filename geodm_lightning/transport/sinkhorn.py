@@ -166,11 +166,17 @@ def _logsumexp(kernel: Tensor, potential: Tensor, *, dim: int, buffer: Tensor) -
 
 
 def _check(epsilon: float | Tensor, num_iters: int) -> None:
-    """Refuse a temperature or a number of iterations that solves nothing."""
-    if not isinstance(epsilon, Tensor) or epsilon.device.type == "cpu":
-        values = torch.as_tensor(epsilon)
-        wrong = values[~((values > 0) & values.isfinite())]
-        if wrong.numel():
-            raise InputError(f"epsilon must be positive and finite, got {wrong[0].item()}")
+    """Refuse a temperature or a number of iterations that solves nothing.
+
+    A tensor is computed from costs: where those are NaN the plan is too, for the owner of the
+    loss to notice, and where it lies on an accelerator it is not read, which would wait for it.
+    """
+    if isinstance(epsilon, Tensor):
+        wrong = epsilon[epsilon <= 0] if epsilon.device.type == "cpu" else epsilon.new_empty(0)
+        refused = [wrong[0].item()] if wrong.numel() else []
+    else:
+        refused = [] if 0 < epsilon < math.inf else [epsilon]
+    if refused:
+        raise InputError(f"epsilon must be positive and finite, got {refused[0]}")
     if num_iters < 1:
         raise InputError(f"num_iters must be at least 1, got {num_iters}")

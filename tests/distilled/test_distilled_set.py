@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from geodm_lightning.distilled.distilled_set import (
+    DistilledSet,
+    class_major_labels,
+    decode_mosaic,
+)
+
+
+def test_decoding_cuts_tiles_in_reading_order():
+    tiles = torch.arange(4.0).reshape(2, 2)
+    mosaic = tiles.repeat_interleave(4, 0).repeat_interleave(4, 1)[None, None]
+    decoded = decode_mosaic(mosaic, factor=2)
+    expected = torch.arange(4.0)[:, None, None, None].expand(4, 1, 8, 8)
+    torch.testing.assert_close(decoded, expected)
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3)])
+def test_decoding_keeps_leading_axes(leading):
+    images = torch.rand(*leading, 5, 3, 8, 8)
+    decoded = decode_mosaic(images, factor=2)
+    assert decoded.shape == (*leading, 20, 3, 8, 8)
+    one = decode_mosaic(images[(0,) * len(leading)][3:4], factor=2)
+    torch.testing.assert_close(decoded[(0,) * len(leading)][12:16], one)
+
+
+def test_decoding_passes_gradients():
+    images = torch.rand(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: decode_mosaic(x, factor=2), (images,))
+
+
+def test_factor_must_divide_the_image():
+    with pytest.raises(ValueError, match="factor 3 does not divide an image of 8×8"):
+        decode_mosaic(torch.zeros(1, 1, 8, 8), factor=3)
+
+
+def test_decoded_set_repeats_labels_and_is_its_own_decoding():
+    manifest = {"factor": 2}
+    distilled = DistilledSet(torch.rand(6, 1, 8, 8), class_major_labels(3, 2), manifest)
+    decoded = distilled.decode()
+    assert decoded.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    torch.testing.assert_close(decoded.decode().images, decoded.images)
+    assert manifest == {"factor": 2}
+
+
+def test_digest_tells_sets_apart():
+    images, labels = torch.rand(4, 1, 8, 8), class_major_labels(2, 2)
+    digest = DistilledSet(images, labels, {"factor": 1}).digest()
+    assert digest == DistilledSet(images.clone(), labels.clone(), {"factor": 1}).digest()
+    other = images.clone()
+    other[0, 0, 0, 0] += 1e-6
+    assert digest != DistilledSet(other, labels, {"factor": 1}).digest()
+    assert digest != DistilledSet(images, labels.flip(0), {"factor": 1}).digest()
+    assert digest != DistilledSet(images, labels, {"factor": 2}).digest()

@@ -1,0 +1,114 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from geodm_lightning.distilled.distilled_set import DistilledSet, class_major_labels
+from geodm_lightning.distilled.storage import is_complete, load_set, save_set
+from geodm_lightning.files import sha256_of
+from geodm_lightning.types import InputError
+
+
+@pytest.fixture
+def distilled():
+    manifest = {
+        "method": "geodm",
+        "label": "GeoDM",
+        "ipc": 2,
+        "factor": 1,
+        "dataset": {"name": "digits", "num_classes": 3},
+    }
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(6, 1, 8, 8, generator=generator)
+    return DistilledSet(images, class_major_labels(3, 2), manifest)
+
+
+@pytest.fixture
+def folder(tmp_path, distilled):
+    return save_set(tmp_path / "distilled", distilled)
+
+
+def rewrite_manifest(folder, **changes):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_what_is_saved_comes_back_exactly(folder, distilled):
+    loaded = load_set(folder)
+    assert torch.equal(loaded.images, distilled.images)
+    assert torch.equal(loaded.labels, distilled.labels)
+    assert loaded.manifest.items() >= distilled.manifest.items()
+    assert loaded.digest() == distilled.digest() == loaded.manifest["digest"]
+
+
+def test_pixels_are_readable_without_the_package(folder, distilled):
+    assert torch.equal(load_file(folder / "images.safetensors")["images"], distilled.images)
+
+
+def test_saving_again_replaces_the_set(folder, distilled):
+    other = distilled._replace(images=distilled.images + 1)
+    save_set(folder, other)
+    assert torch.equal(load_set(folder).images, other.images)
+    assert [path.name for path in folder.parent.iterdir()] == ["distilled"]
+
+
+@pytest.mark.parametrize("name", ["images.safetensors", "labels.safetensors"])
+def test_a_flipped_bit_is_named(folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"damaged distilled set .*{name} does not have the SHA"):
+        load_set(folder)
+
+
+@pytest.mark.parametrize("name", ["images.safetensors", "manifest.json"])
+def test_a_cut_file_is_refused(folder, name):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=f"damaged distilled set .*{name}"):
+        load_set(folder)
+
+
+def test_a_missing_file_is_named(folder):
+    (folder / "labels.safetensors").unlink()
+    with pytest.raises(InputError, match=r"labels.safetensors is missing"):
+        load_set(folder)
+
+
+def test_a_folder_without_manifest_is_no_set(tmp_path):
+    assert not is_complete(tmp_path)
+    with pytest.raises(InputError, match="no distilled set in"):
+        load_set(tmp_path)
+
+
+def test_another_format_is_refused(folder):
+    rewrite_manifest(folder, format_version=99)
+    with pytest.raises(InputError, match="format_version is 99, expected 1"):
+        load_set(folder)
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        (torch.tensor([0, 0, 1, 1, 2, 3]), "class indices below 3"),
+        (torch.tensor([0, 0, 1]), "shapes do not fit"),
+        (torch.zeros(6), "class indices below 3"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(folder, labels, reason):
+    path = folder / "labels.safetensors"
+    save_file({"labels": labels}, path)
+    images = sha256_of(folder / "images.safetensors")
+    hashes = {"images.safetensors": images, path.name: sha256_of(path)}
+    rewrite_manifest(folder, sha256=hashes)
+    with pytest.raises(InputError, match=reason):
+        load_set(folder)
+
+
+def test_an_unwritable_place_is_named_and_left_clean(tmp_path, distilled):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(InputError, match=r"cannot write the distilled set .*run_dir=PATH"):
+        save_set(blocker / "distilled", distilled)
+    assert list(tmp_path.iterdir()) == [blocker]

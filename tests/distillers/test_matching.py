@@ -1,0 +1,168 @@
+"""Laws of one distillation step, on the digits."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from geodm_lightning import assembly
+from geodm_lightning.data.normalise import normalise
+from geodm_lightning.processes import Processes
+from geodm_lightning.randomness import keyed_generator
+from geodm_lightning.site import Site
+from geodm_lightning.types import InputError
+from tests.experiment import TINY, compose_settings
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return assembly.build_data(compose_settings(*TINY), CPU)
+
+
+@pytest.fixture
+def make(data, tmp_path):
+    """Build a distiller from overrides that steps without a trainer."""
+
+    def build(*overrides, euclidean=False, processes=None):
+        settings = compose_settings(*TINY, f"cache_dir={tmp_path}", *overrides)
+        site = Site(CPU, processes=processes or Processes())
+        distiller = assembly.build_distiller(settings, data, site, euclidean=euclidean)
+        distiller.manual_backward = lambda loss: loss.backward()
+        distiller.log_rows = distiller.check_finite
+        return distiller
+
+    return build
+
+
+def run(distiller, num_iterations, start=0):
+    for iteration in range(start, start + num_iterations):
+        distiller.training_step(iteration)
+    return distiller.synthetic.pixels.detach().clone()
+
+
+def reference_dm(distiller, data, num_iterations, *, lr=1.0, momentum=0.5):
+    """Distribution matching as published: one class after the other, plain tensors."""
+    pixels = distiller.synthetic.pixels.detach().clone().requires_grad_()
+    velocity = torch.zeros_like(pixels)
+    for iteration in range(num_iterations):
+        indices = data.train.draw(8, generator=keyed_generator(0, "real", iteration))
+        draw = distiller.augmentation.draw(10, generator=keyed_generator(0, "augment", iteration))
+        network = distiller.pool.network(iteration)
+        loss = torch.zeros(())
+        for label in range(10):
+            one = slice(label, label + 1)
+            real = normalise(data.train.gather(indices[one]), data.spec)
+            real_mean = network.embed(distiller.augmentation(real, draw.select(one))[0]).mean(0)
+            own = distiller.augmentation(pixels[one], draw.select(one))[0]
+            loss = loss + (real_mean.detach() - network.embed(own).mean(0)).square().sum()
+        (gradient,) = torch.autograd.grad(loss, pixels)
+        velocity = momentum * velocity + gradient
+        pixels = (pixels - lr * velocity).detach().requires_grad_()
+    return pixels.detach()
+
+
+def test_flat_geometry_without_transport_is_published_dm(make, data):
+    distiller = make("distiller.image_optimizer.lr=1.0", euclidean=True)
+    expected = reference_dm(distiller, data, 3)
+    torch.testing.assert_close(run(distiller, 3), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_one_zero_zero_are_the_base_strategy(make):
+    overrides = (
+        "geometry.weights=[1,0,0]",
+        "geometry.learn_weights=false",
+        "geometry.learn_curvature=false",
+        "matching.transport_weight=0",
+    )
+    torch.testing.assert_close(run(make(*overrides), 3), run(make(euclidean=True), 3))
+
+
+@pytest.mark.parametrize("strategy", ["matching=dm", "matching=ncfm"])
+def test_chunks_of_classes_change_memory_only(make, strategy):
+    whole = run(make(strategy, "distiller.classes_per_step=10"), 3)
+    chunks = run(make(strategy, "distiller.classes_per_step=3"), 3)
+    torch.testing.assert_close(chunks, whole, rtol=1e-3, atol=1e-4)
+
+
+def test_two_shards_are_one_process(make):
+    """Each process owns half of the classes; with fixed geometry nothing else is shared."""
+    fixed = ("geometry=fixed",)
+    whole = run(make(*fixed), 2)
+    for rank in range(2):
+        distiller = make(*fixed, processes=Processes(rank=rank, world_size=2))
+        torch.testing.assert_close(
+            run_without_logging(distiller, 2), whole[5 * rank : 5 * rank + 5], rtol=1e-4, atol=1e-5
+        )
+
+
+def run_without_logging(distiller, num_iterations):
+    distiller.log_rows = lambda: None
+    return run(distiller, num_iterations)
+
+
+def test_geometry_is_learned_and_stays_in_its_range(make):
+    distiller = make("distiller.geometry_optimizer.lr=0.05")
+    before = distiller.matching.geometry.state()
+    run(distiller, 20)
+    after = distiller.matching.geometry.state()
+    assert all(abs(after[key] - before[key]) > 1e-3 for key in before)
+    assert 0.1 <= -after["curvature/hyperbolic"] <= 5
+    assert 0.1 <= after["curvature/spherical"] <= 5
+
+
+def test_a_fixed_geometry_has_nothing_to_learn(make):
+    distiller = make("geometry=fixed")
+    assert distiller.geometry_optimizer is None
+    before = distiller.matching.geometry.state()
+    run(distiller, 2)
+    assert distiller.matching.geometry.state() == before
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    ["distiller=dm_digits", "distiller=ncfm"],
+    ids=["sgd", "adamw"],
+)
+def test_a_restored_run_continues_bit_for_bit(make, optimizer):
+    overrides = (optimizer, *(item for item in TINY if item.startswith("distiller")))
+    whole = make(*overrides)
+    first = make(*overrides)
+    run(whole, 5)
+    run(first, 3)
+    state = copy.deepcopy(first.state())
+    second = make(*overrides)
+    second.restore(state)
+    assert second.iteration == 3
+    assert torch.equal(run(second, 2, start=3), whole.synthetic.pixels)
+    assert second.matching.geometry.state() == whole.matching.geometry.state()
+    for key, value in whole.sums.items():
+        assert torch.equal(second.sums[key], value)
+
+
+def test_a_state_of_another_shape_is_refused(make):
+    state = make().state()
+    with pytest.raises(InputError, match=r"the checkpoint holds images of shape"):
+        make("ipc=3").restore(state)
+
+
+def test_seeds_change_the_run(make):
+    assert not torch.equal(run(make("seed=1"), 2), run(make("seed=0"), 2))
+
+
+def test_unit_pixels_stay_in_range(make):
+    distiller = make("distiller=ncfm", "distiller.image_optimizer.lr=1.0", "distiller.real_batch=8")
+    pixels = run(distiller, 2)
+    assert pixels.min() == 0.0
+    assert pixels.max() == 1.0
+
+
+def test_a_loss_that_is_not_finite_is_named(make):
+    distiller = make("distiller.log_every=100")
+    with torch.no_grad():
+        distiller.synthetic.pixels[3, 0] = math.nan
+    run(distiller, 1)
+    with pytest.raises(InputError, match=r"distill/loss/matching.* not finite at iteration 1"):
+        distiller.check_finite()

@@ -1,0 +1,38 @@
+"""A configured run small enough for a test."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+TINY = (
+    "ipc=2",
+    "network.width=8",
+    "distiller.num_iterations=6",
+    "distiller.real_batch=8",
+    "distiller.log_every=2",
+    "distiller.checkpoint_every=2",
+    "schedule.max_student_epochs=3",
+    "schedule.max_students=2",
+    "schedule.max_pretrain_steps=2",
+    "schedule.max_whole_steps=2",
+)
+
+
+def tiny_overrides(folder: Path) -> list[str]:
+    """Overrides that shrink the default experiment and keep all its files in ``folder``."""
+    return [*TINY, f"run_dir={folder}/runs", f"cache_dir={folder}/pools", "name=tiny"]
+
+
+def compose_config(*overrides: str) -> DictConfig:
+    """Compose the configuration as the command line does."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def compose_settings(*overrides: str) -> dict[str, Any]:
+    """Compose the configuration as plain containers."""
+    settings: Any = OmegaConf.to_container(compose_config(*overrides), resolve=True)
+    return settings

@@ -1,0 +1,280 @@
+"""Whole runs on the digits: complete, resumable, killed, on two processes, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from geodm_lightning.distilled.storage import load_set
+from geodm_lightning.distillers.checkpoint import load_checkpoint
+from geodm_lightning.evaluation.result import load_results
+from geodm_lightning.pipeline import run
+from geodm_lightning.reporting.tracking import read_metrics
+from geodm_lightning.types import InputError
+from tests.experiment import compose_config, tiny_overrides
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = [sys.executable, str(ROOT / "experiments" / "run.py")]
+SLOW_STEPS = ("distiller.num_iterations=60", "baselines=[]", "distiller.checkpoint_every=3")
+
+
+def run_tiny(folder, *overrides):
+    run(compose_config(*tiny_overrides(folder), *overrides))
+    return folder / "runs" / "tiny" / "0"
+
+
+def start(*overrides, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*COMMAND, *overrides],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def finish(*overrides):
+    process = start(*overrides)
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+def kill_when(process, ready, timeout=120):
+    """Kill a process as soon as ``ready`` is true; it must not have ended by then."""
+    deadline = time.monotonic() + timeout
+    while not ready():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, run_tiny(folder)
+
+
+def test_a_run_leaves_everything_the_house_promises(finished):
+    _, path = finished
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "results.json",
+        "metrics.csv",
+        "report.html",
+        "checkpoints/last.ckpt",
+        "distilled/manifest.json",
+        "distilled/images.safetensors",
+        "figures/accuracy.png",
+    ):
+        assert (path / name).stat().st_size > 0, name
+    assert not [p for p in path.rglob("*") if "partial" in p.name]
+    results = load_results(path / "results.json")
+    assert [r.method for r in results] == ["random", "herding", "dm", "geodm", "whole"]
+    assert all(len(r.students) == 2 for r in results)
+    assert results[0].protocol.fraction == 0.003
+
+
+def test_a_set_says_what_it_is(finished):
+    distilled = load_set(finished[1] / "distilled")
+    assert distilled.images.shape == (20, 1, 8, 8)
+    assert distilled.labels.tolist() == [label for label in range(10) for _ in range(2)]
+    manifest = distilled.manifest
+    assert (manifest["label"], manifest["iterations"], manifest["schedule"]) == ("GeoDM", 6, "demo")
+    assert manifest["geometry"]["curvature/hyperbolic"] < 0
+    assert manifest["cost"]["seconds"] > 0
+    random = load_set(finished[1] / "baselines" / "random").images
+    assert random.min() >= 0
+    assert random.max() <= 1
+
+
+def test_metrics_hold_every_term(finished):
+    curves = read_metrics(finished[1] / "metrics.csv")["distill"]["geodm"]
+    for key in ("loss", "loss/matching", "loss/transport", "loss/radius", "loss/entropy"):
+        assert curves[f"distill/{key}"].steps == [2, 4, 6], key
+    assert curves["distill/curvature/spherical"].values[-1] > 0
+
+
+def test_a_finished_run_is_not_run_again(finished, capsys):
+    folder, path = finished
+    parts = ["distilled/images.safetensors", "checkpoints/last.ckpt", "baselines/dm/manifest.json"]
+    before = [(path / part).stat().st_mtime_ns for part in parts]
+    students = sorted((path / "students").rglob("*.json"))
+    times = [student.stat().st_mtime_ns for student in students]
+    run_tiny(folder)
+    assert [(path / part).stat().st_mtime_ns for part in parts] == before
+    assert [student.stat().st_mtime_ns for student in students] == times
+    assert "GeoDM" in capsys.readouterr().out
+
+
+def test_other_settings_are_refused_before_anything_changes(finished):
+    folder, path = finished
+    before = (path / "config.yaml").read_text()
+    with pytest.raises(InputError, match=r"ipc \(2 there, 3 now\).*name=tiny_2"):
+        run_tiny(folder, "ipc=3")
+    assert (path / "config.yaml").read_text() == before
+
+
+def test_seeds_are_joined_in_one_table(tmp_path):
+    run_tiny(tmp_path, "num_seeds=2", "baselines=[random]")
+    results = load_results(tmp_path / "runs" / "tiny" / "results.json")
+    assert [r.seeds for r in results] == [(0, 1), (0, 1)]
+    sets = [load_set(tmp_path / "runs" / "tiny" / seed / "distilled").images for seed in "01"]
+    assert not torch.equal(*sets)
+
+
+def test_a_damaged_set_is_named_and_not_built_on(tmp_path):
+    path = run_tiny(tmp_path, "stages=[distill]", "baselines=[random]")
+    images = path / "baselines" / "random" / "images.safetensors"
+    images.write_bytes(images.read_bytes()[:-4])
+    with pytest.raises(InputError, match=r"damaged distilled set .*random"):
+        run_tiny(tmp_path, "baselines=[random]")
+    assert not (path / "results.json").exists()
+
+
+def test_a_dry_run_takes_two_steps_of_each_stage(tmp_path):
+    run_tiny(tmp_path, "dry_run=true", "distiller.num_iterations=1000")
+    path = tmp_path / "runs" / "tiny_dry_run" / "0"
+    assert load_set(path / "distilled").manifest["iterations"] == 2
+    assert {s.num_steps for r in load_results(path / "results.json") for s in r.students} == {2}
+    assert (path / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["ipc=140"], r"ipc=140 is more than the 139 training images of class '8' of digits"),
+        (["geometry.factors=[euclidean,toroidal]"], r"toroidal.*euclidean, hyperbolic, spherical"),
+        (["geometry.curvature.hyperbolic=-1"], r"-1"),
+        (["geometry.curvature.spherical=nan"], r"nan"),
+        (["network.name=resnet1800"], r"unknown network 'resnet1800'.*resnet18"),
+        (["data.name=mnits"], r"mnits.*mnist"),
+        (["data=mnist", "network.depth=null"], r"mnist.*data.root"),
+        (["distiller.augmentation.strategy=blur"], r"unknown augmentation 'blur'.*crop"),
+        (["distiller.factor=3"], r"factor 3 does not divide"),
+    ],
+)
+def test_bad_input_is_refused_before_a_folder_is_made(tmp_path, overrides, message):
+    overrides = [*overrides, f"data.root={tmp_path}/none"]
+    with pytest.raises(InputError, match=message) as caught:
+        run_tiny(tmp_path, *overrides)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path):
+    path = run_tiny(tmp_path, "stages=[distill]", "baselines=[]", "distiller.num_iterations=4")
+    good = (path / "checkpoints" / "last.ckpt").read_bytes()
+    for leftover in (path / "distilled").iterdir():
+        leftover.unlink()
+    (path / "distilled").rmdir()
+    (path / "config.yaml").unlink()  # go on with a learning rate that explodes
+    with pytest.raises(InputError, match="not finite at iteration"):
+        run_tiny(
+            tmp_path,
+            "baselines=[]",
+            "distiller.num_iterations=40",
+            "distiller.image_optimizer.lr=1e30",
+        )
+    assert load_checkpoint(path / "checkpoints" / "last.ckpt")["pixels"].isfinite().all()
+    assert (path / "checkpoints" / "last.ckpt").read_bytes() == good
+    assert not (path / "distilled").exists()
+
+
+def test_killed_while_distilling_it_ends_with_the_same_images(tmp_path):
+    whole = [*tiny_overrides(tmp_path / "whole"), *SLOW_STEPS, "stages=[distill]"]
+    assert finish(*whole)[0] == 0
+    killed = [*tiny_overrides(tmp_path / "killed"), *SLOW_STEPS, "stages=[distill]"]
+    path = tmp_path / "killed" / "runs" / "tiny" / "0"
+    checkpoint = path / "checkpoints" / "last.ckpt"
+    kill_when(start(*killed), checkpoint.exists)
+    assert load_checkpoint(checkpoint)["iteration"] < 60
+    assert not (path / "distilled").exists()
+    code, output = finish(*killed)
+    assert code == 0, output
+    expected = load_set(tmp_path / "whole" / "runs" / "tiny" / "0" / "distilled")
+    resumed = load_set(path / "distilled")
+    assert torch.equal(resumed.images, expected.images)
+    assert resumed.manifest["geometry"] == expected.manifest["geometry"]
+    curves = [
+        read_metrics(tmp_path / name / "runs" / "tiny" / "0" / "metrics.csv")["distill"]["geodm"]
+        for name in ("whole", "killed")
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_killed_while_evaluating_no_student_is_lost_or_changed(tmp_path):
+    options = ["baselines=[random]", "schedule.max_students=4", "schedule.max_student_epochs=20"]
+    run_tiny(tmp_path / "whole", *options)
+    killed = [*tiny_overrides(tmp_path / "killed"), *options]
+    path = tmp_path / "killed" / "runs" / "tiny" / "0"
+    kill_when(start(*killed), lambda: len(list(path.rglob("student-*.json"))) >= 2)
+    kept = {p: p.stat().st_mtime_ns for p in path.rglob("student-*.json")}
+    code, output = finish(*killed)
+    assert code == 0, output
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    torch.set_num_threads(1)
+    expected = load_results(tmp_path / "whole" / "runs" / "tiny" / "0" / "results.json")
+    resumed = load_results(path / "results.json")
+    assert [r.accuracies for r in resumed] == [r.accuracies for r in expected]
+
+
+def test_two_processes_give_the_images_of_one(tmp_path):
+    devices = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.strategy=ddp"]
+    options = ["baselines=[random,base]", "geometry.learn_weights=true"]
+    code, output = finish(*tiny_overrides(tmp_path / "two"), *options, *devices)
+    assert code == 0, output
+    assert finish(*tiny_overrides(tmp_path / "one"), *options)[0] == 0
+    one, two = (tmp_path / name / "runs" / "tiny" / "0" for name in ("one", "two"))
+    for name in ("distilled", "baselines/dm", "baselines/random"):
+        expected, found = load_set(one / name), load_set(two / name)
+        torch.testing.assert_close(found.images, expected.images, rtol=1e-3, atol=1e-4)
+    geometry = [load_set(path / "distilled").manifest["geometry"] for path in (one, two)]
+    assert geometry[1] == pytest.approx(geometry[0], rel=1e-4)
+    assert load_set(two / "distilled").manifest["cost"]["processes"] == 2
+    results = [load_results(path / "results.json") for path in (one, two)]
+    assert [r.method for r in results[1]] == ["random", "dm", "geodm"]
+    assert (
+        results[1][0].accuracies == results[0][0].accuracies
+    )  # the same images, the same students
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["+experiment=cifar11"], "error: unknown experiment 'cifar11'; choose one of "),
+        (["matching=wasserstein"], "error: unknown matching 'wasserstein'; choose one of dm, ncfm"),
+        (["ipc=0"], "error: ipc must be a whole number of at least 1, got 0"),
+        (["+experiment=imagenet1k_ipc10"], "error: experiment 'imagenet1k_ipc10' needs"),
+        (["run_dir=/proc/nowhere"], "error: cannot write /proc/nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(arguments, message):
+    code, output = finish(*arguments)
+    assert code == 2
+    assert output.startswith(message)
+    assert output.count("\n") == 1
+
+
+def test_the_list_is_printed_without_work():
+    code, output = finish("--list")
+    assert code == 0
+    assert output.splitlines()[0].split()[0] == "cifar10_ipc1"
+
+
+def test_environment_names_versions_and_machine(finished):
+    environment = json.loads((finished[1] / "environment.json").read_text())
+    assert environment["libraries"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert environment["cores"] >= 1
+    assert environment["device"]
