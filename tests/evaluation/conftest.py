@@ -26,7 +26,7 @@ TINY_A = Protocol(
     augmentation_mode="one",
     network="convnet",
     network_options={"width": 4, "depth": 3},
-    num_students=3,
+    num_students=2,
     whole_steps=6,
 )
 TINY_C = Protocol(

@@ -1,0 +1,149 @@
+"""All students of a candidate: any division among processes, any kill, the same result."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from geodm_lightning.evaluation.candidate import candidate_from_set
+from geodm_lightning.evaluation.students import evaluate_students
+from geodm_lightning.processes import Processes
+from geodm_lightning.reporting.tracking import CsvTracker, read_metrics
+from geodm_lightning.site import Site
+from geodm_lightning.types import InputError
+
+# lightning 2.6 on torch 2.15
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+
+CPU = torch.device("cpu")
+ALONE = Site(CPU)
+
+
+class Unsynchronised(Processes):
+    """A place among processes that are run one after the other."""
+
+    def barrier(self) -> None:
+        return
+
+
+@pytest.fixture
+def evaluate(digits, candidate, tiny_a, tmp_path):
+    def run(site=ALONE, **changes):
+        arguments = {
+            "test": digits.test, "protocol": tiny_a, "seed": 0, "folder": tmp_path / "students",
+            "site": site, **changes,
+        }  # fmt: skip
+        return evaluate_students(arguments.pop("candidate", candidate), **arguments)
+
+    return run
+
+
+def outcomes(result):
+    """Everything about the students but their speed."""
+    return [replace(student, seconds=0.0) for student in result.students]
+
+
+def test_division_among_processes_changes_nothing(evaluate, tmp_path):
+    alone = evaluate()
+    folder = tmp_path / "shared"
+    places = [Site(CPU, processes=Unsynchronised(rank, 2)) for rank in (0, 1)]
+    with pytest.raises(InputError, match=r"students \[1\] on Random"):
+        evaluate(places[0], folder=folder)
+    assert len(list(folder.glob("*.json"))) == 1
+    divided = evaluate(places[1], folder=folder)
+    assert outcomes(divided) == outcomes(alone)
+
+
+def test_students_of_one_evaluation_differ(evaluate):
+    result = evaluate()
+    assert len({student.loss for student in result.students}) == 2
+
+
+def test_only_a_missing_student_is_trained_again(evaluate, tmp_path):
+    before = evaluate()
+    files = sorted((tmp_path / "students").glob("*.json"))
+    files[1].unlink()
+    stamps = {path: path.stat().st_mtime_ns for path in files if path.exists()}
+    after = evaluate()
+    assert outcomes(after) == outcomes(before)
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert after.students[0] == before.students[0]
+    assert after.students[1].seconds != before.students[1].seconds
+
+
+def test_another_protocol_or_set_is_trained_anew(evaluate, digits, make_set, tiny_a, tmp_path):
+    one = replace(tiny_a, num_students=1)
+    evaluate(protocol=one)
+    changed = make_set()
+    changed.images[0] = 1 - changed.images[0]
+    other = candidate_from_set(changed, spec=digits.spec, device=CPU)
+    evaluate(candidate=other, protocol=one)
+    evaluate(protocol=replace(one, lr=0.02))
+    assert len(list((tmp_path / "students").glob("*.json"))) == 3
+
+
+def test_more_students_keep_those_there_are(evaluate, tiny_a):
+    few = evaluate(protocol=replace(tiny_a, num_students=1))
+    many = evaluate(protocol=replace(tiny_a, num_students=2))
+    assert many.students[0] == few.students[0]
+    assert len(many.students) == 2
+
+
+def test_damaged_record_is_named(evaluate, tiny_a, tmp_path):
+    evaluate(protocol=replace(tiny_a, num_students=1))
+    path = sorted((tmp_path / "students").glob("*.json"))[0]
+    path.write_text(path.read_text()[:20])
+    with pytest.raises(InputError, match=path.name):
+        evaluate(protocol=tiny_a)
+
+
+def test_dropout_is_keyed_by_the_student(evaluate, tiny_a, tmp_path):
+    protocol = replace(
+        tiny_a, network="mobilenetv3_small_050", network_options={"drop_rate": 0.5}, epochs=1,
+        num_students=1,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    first = evaluate(protocol=protocol, folder=tmp_path / "a")
+    state = torch.manual_seed(2).get_state()
+    second = evaluate(protocol=protocol, folder=tmp_path / "b")
+    assert outcomes(first) == outcomes(second)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_students_answer_what_the_set_taught_them(evaluate, digits, make_set, tiny_a, shift):
+    """Labels moved by one must be answered moved by one: nothing else has told the classes."""
+    distilled = make_set()
+    moved = distilled._replace(labels=(distilled.labels + shift) % 10)
+    candidate = candidate_from_set(moved, spec=digits.spec, device=CPU)
+    protocol = replace(
+        tiny_a, epochs=40, num_students=1, augmentation="none", network_options={"width": 16}
+    )
+    result = evaluate(candidate=candidate, protocol=protocol)
+    assert result.students[0].train_accuracy > 0.9
+    if shift:
+        assert result.mean < 0.1  # below chance: every right answer is a wrong one
+    else:
+        assert result.mean > 0.5
+
+
+def test_logs_every_student_under_its_name(evaluate, tiny_a, tmp_path):
+    path = tmp_path / "metrics.csv"
+    result = evaluate(
+        protocol=replace(tiny_a, num_students=2),
+        loggers=lambda index: [CsvTracker(path, stage="student", series=f"random/{index}")],
+    )
+    metrics = read_metrics(path)["student"]
+    assert set(metrics) == {"random/0", "random/1"}
+    for student in result.students:
+        curves = metrics[f"random/{student.index}"]
+        assert curves["student/accuracy"] == ([16], [student.accuracy])
+        assert curves["student/loss"].steps == [0]
+
+
+def test_result_tells_what_was_judged(evaluate, tiny_a):
+    result = evaluate(provenance={"revision": "abc"})
+    assert (result.method, result.label, result.dataset) == ("random", "Random", "digits")
+    assert (result.ipc, result.num_images, result.schedule_share) == (10, 100, None)
+    assert (result.protocol, result.provenance) == (tiny_a, {"revision": "abc"})
+    assert {student.num_steps for student in result.students} == {16}
