@@ -8,16 +8,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
+from geodm_lightning.data.augment import Mode
 from geodm_lightning.types import InputError
 
 OPTIMIZERS = ("sgd", "adamw")
-AUGMENTATION_MODES = ("one", "compound")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Protocol:
     milestones: tuple[float, ...]
     gamma: float
     augmentation: str
-    augmentation_mode: str
+    augmentation_mode: Mode
     network: str
     num_students: int
     whole_steps: int
@@ -78,10 +78,10 @@ class Protocol:
             raise InputError(
                 f"protocol.optimizer is {self.optimizer!r}; use one of {', '.join(OPTIMIZERS)}"
             )
-        if self.augmentation_mode not in AUGMENTATION_MODES:
+        if self.augmentation_mode not in get_args(Mode):
             raise InputError(
                 f"protocol.augmentation_mode is {self.augmentation_mode!r}; "
-                f"use one of {', '.join(AUGMENTATION_MODES)}"
+                f"use one of {', '.join(get_args(Mode))}"
             )
         self._check_numbers()
 

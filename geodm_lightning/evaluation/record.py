@@ -70,48 +70,54 @@ class StudentResult:
             raise InputError(f"student fields do not fit: {error}") from error
 
 
-def record_path(
-    folder: Path, *, protocol_digest: str, set_digest: str, seed: int, index: int
-) -> Path:
-    """Return where a student's record lies; another protocol or set has another name."""
-    key = f"{protocol_digest[:12]}-{set_digest[:12]}"
-    return folder / f"student-{key}-seed{seed}-{index}.json"
+@dataclass(frozen=True)
+class RecordKey:
+    """What a record must be of, to be taken over instead of training again.
+
+    Attributes:
+        protocol_digest: Digest of the protocol.
+        set_digest: Digest of the images.
+        seed: Seed of the run.
+        index: Position of the student.
+    """
+
+    protocol_digest: str
+    set_digest: str
+    seed: int
+    index: int
+
+    def path(self, folder: Path) -> Path:
+        """Return where the record lies; another protocol or set has another name."""
+        digests = f"{self.protocol_digest[:12]}-{self.set_digest[:12]}"
+        return folder / f"student-{digests}-seed{self.seed}-{self.index}.json"
 
 
 def write_record(folder: Path, student: StudentResult, *, protocol_digest: str) -> Path:
     """Write a finished student into ``folder``, whole or not at all."""
-    path = record_path(
-        folder,
-        protocol_digest=protocol_digest,
-        set_digest=student.set_digest,
-        seed=student.seed,
-        index=student.index,
-    )
-    return write_json(path, {"protocol_digest": protocol_digest, "student": asdict(student)})
+    key = RecordKey(protocol_digest, student.set_digest, student.seed, student.index)
+    values = {"protocol_digest": protocol_digest, "student": asdict(student)}
+    return write_json(key.path(folder), values)
 
 
-def read_record(
-    folder: Path, *, protocol_digest: str, set_digest: str, seed: int, index: int
-) -> StudentResult | None:
+def read_record(folder: Path, key: RecordKey) -> StudentResult | None:
     """Read a student's record, None if that student has not been trained yet.
 
     Raises:
         InputError: If the record is damaged or tells of another student, protocol or set.
     """
-    path = record_path(
-        folder, protocol_digest=protocol_digest, set_digest=set_digest, seed=seed, index=index
-    )
+    path = key.path(folder)
     if not path.exists():
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         student = StudentResult.from_dict(values["student"])
-        found = (values["protocol_digest"], student.set_digest, student.seed, student.index)
+        digest = values["protocol_digest"]
+        found = RecordKey(digest, student.set_digest, student.seed, student.index)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise _damaged(path, f"cannot be read ({error!r})") from error
     except InputError as error:
         raise _damaged(path, str(error)) from error
-    if found != (protocol_digest, set_digest, seed, index):
+    if found != key:
         raise _damaged(path, "tells of another student, protocol or set than its name")
     return student
 

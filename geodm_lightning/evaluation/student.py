@@ -86,8 +86,7 @@ class StudentModule(Classifier):
 
     def on_test_start(self) -> None:
         """Forget the sums of an earlier test."""
-        num_loaders = len(self.trainer.test_dataloaders)
-        self._sums = [torch.zeros(3, device=self.device) for _ in range(num_loaders)]
+        self._sums = [torch.zeros(3, device=self.device) for _ in ("test", "training")]
 
     def test_step(self, batch: PlainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add the correct answers, losses and images of one batch."""

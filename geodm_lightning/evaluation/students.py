@@ -15,7 +15,12 @@ from geodm_lightning.data.table import ImageTable
 from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.datamodule import EvaluationDataModule, num_training_steps
 from geodm_lightning.evaluation.protocol import Protocol
-from geodm_lightning.evaluation.record import StudentResult, read_record, write_record
+from geodm_lightning.evaluation.record import (
+    RecordKey,
+    StudentResult,
+    read_record,
+    write_record,
+)
 from geodm_lightning.evaluation.result import EvaluationResult
 from geodm_lightning.evaluation.student import LOG_EVERY, StudentModule
 from geodm_lightning.randomness import keyed_seed
@@ -60,23 +65,26 @@ def evaluate_students(
     Raises:
         InputError: If a record is damaged or a student's loss is not finite.
     """
-    key = {"protocol_digest": protocol.digest(), "set_digest": candidate.digest, "seed": seed}
+    keys = [
+        RecordKey(protocol.digest(), candidate.digest, seed, index)
+        for index in range(protocol.num_students)
+    ]
     processes = site.processes
-    for index in range(protocol.num_students)[processes.rank :: processes.world_size]:
-        if read_record(folder, index=index, **key) is None:
+    for key in keys[processes.rank :: processes.world_size]:
+        if read_record(folder, key) is None:
             student = train_student(
                 candidate,
                 test=test,
                 protocol=protocol,
                 seed=seed,
-                index=index,
+                index=key.index,
                 site=site,
                 callbacks=callbacks,
-                loggers=loggers(index) if loggers else (),
+                loggers=loggers(key.index) if loggers else (),
             )
             write_record(folder, student, protocol_digest=protocol.digest())
     processes.barrier()
-    found = [read_record(folder, index=index, **key) for index in range(protocol.num_students)]
+    found = [read_record(folder, key) for key in keys]
     missing = [index for index, student in enumerate(found) if student is None]
     if missing:
         raise InputError(

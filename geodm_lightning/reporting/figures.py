@@ -220,8 +220,17 @@ def accuracy_bars(results: Sequence[EvaluationResult], *, theme: Theme = LIGHT) 
     spread = np.array([100 * (result.std or 0.0) for result in results])
     colours = [theme.muted if r.ipc is None else theme.colours[0] for r in results]
     axes.barh(positions, means, height=0.62, color=colours, alpha=0.45, linewidth=0)
-    error = {"ecolor": theme.ink, "elinewidth": 1.2, "capsize": 3, "capthick": 1.2}
-    axes.errorbar(means, positions, xerr=spread, fmt="none", **error)
+    several = spread > 0
+    axes.errorbar(
+        means[several],
+        positions[several],
+        xerr=spread[several],
+        fmt="none",
+        ecolor=theme.ink,
+        elinewidth=1.2,
+        capsize=3,
+        capthick=1.2,
+    )
     jitter = torch.linspace(-0.2, 0.2, 7)
     for row, result in enumerate(results):
         dots = [100 * accuracy for accuracy in result.accuracies]
@@ -229,15 +238,7 @@ def accuracy_bars(results: Sequence[EvaluationResult], *, theme: Theme = LIGHT) 
         axes.scatter(dots, rows, s=9, color=colours[row], linewidths=0, zorder=3)
         edge = max(*dots, means[row] + spread[row])
         text = f"{means[row]:.1f}" + ("" if result.std is None else f" ± {spread[row]:.1f}")
-        axes.annotate(
-            text,
-            (edge, row),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            color=theme.ink,
-            fontsize=FONT_SIZE,
-        )
+        axes.text(edge, row, f"  {text}", va="center", color=theme.ink, fontsize=FONT_SIZE)
     axes.set_yticks(positions, [_shorten(result.label, 22) for result in results])
     axes.tick_params(axis="y", labelcolor=theme.ink, labelsize=FONT_SIZE)
     axes.spines["left"].set_visible(False)

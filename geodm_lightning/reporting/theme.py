@@ -76,7 +76,7 @@ def style_axes(axes: Axes, theme: Theme, *, grid: str) -> None:
     axes.tick_params(which="both", colors=theme.muted, labelsize=FONT_SIZE - 1, length=0)
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set_color(theme.muted)
-        axis.label.set_size(FONT_SIZE)
+        axis.label.set_fontsize(FONT_SIZE)
 
 
 def add_legend(axes: Axes, theme: Theme, *, columns: int) -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from geodm_lightning.evaluation.record import (
+    RecordKey,
     StudentResult,
     read_record,
-    record_path,
     write_record,
 )
 from geodm_lightning.types import InputError
@@ -17,12 +17,12 @@ STUDENT = StudentResult(
     seed=1, index=2, set_digest="abc", accuracy=0.625, loss=1.5, train_accuracy=1.0,
     num_steps=100, seconds=2.5, num_parameters=5066, peak_memory=None,
 )  # fmt: skip
-KEY = {"protocol_digest": "p", "set_digest": "abc", "seed": 1, "index": 2}
+KEY = RecordKey(protocol_digest="p", set_digest="abc", seed=1, index=2)
 
 
 def test_reads_what_was_written(tmp_path):
     write_record(tmp_path, STUDENT, protocol_digest="p")
-    assert read_record(tmp_path, **KEY) == STUDENT
+    assert read_record(tmp_path, KEY) == STUDENT
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_reads_what_was_written(tmp_path):
 )
 def test_another_protocol_set_or_student_is_not_found(tmp_path, change):
     write_record(tmp_path, STUDENT, protocol_digest="p")
-    assert read_record(tmp_path, **{**KEY, **change}) is None
+    assert read_record(tmp_path, replace(KEY, **change)) is None
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"student": {}}', "\udcff"])
@@ -38,14 +38,14 @@ def test_damaged_record_is_named(tmp_path, damage):
     path = write_record(tmp_path, STUDENT, protocol_digest="p")
     path.write_bytes(damage.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=path.name):
-        read_record(tmp_path, **KEY)
+        read_record(tmp_path, KEY)
 
 
 def test_record_under_a_foreign_name_is_refused(tmp_path):
     path = write_record(tmp_path, STUDENT, protocol_digest="p")
-    path.rename(record_path(tmp_path, **{**KEY, "index": 3}))
+    path.rename(replace(KEY, index=3).path(tmp_path))
     with pytest.raises(InputError, match="another student"):
-        read_record(tmp_path, **{**KEY, "index": 3})
+        read_record(tmp_path, replace(KEY, index=3))
 
 
 def test_edited_accuracy_above_one_is_refused(tmp_path):
@@ -54,7 +54,7 @@ def test_edited_accuracy_above_one_is_refused(tmp_path):
     values["student"]["accuracy"] = 62.5
     path.write_text(json.dumps(values))
     with pytest.raises(InputError, match=r"fraction, got 62\.5"):
-        read_record(tmp_path, **KEY)
+        read_record(tmp_path, KEY)
 
 
 @pytest.mark.parametrize(
