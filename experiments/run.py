@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy-waitin
 import hydra
 from omegaconf import DictConfig
 
-from geodm_lightning.command_line import run_command
+from geodm_lightning.command_line import explain_mistakes, run_command
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
@@ -15,7 +15,8 @@ def main(config: DictConfig) -> None:
     """Run the stages of one configuration."""
     from geodm_lightning.pipeline import run  # heavy imports only once the configuration stands
 
-    run(config)
+    with explain_mistakes():
+        run(config)
 
 
 if __name__ == "__main__":

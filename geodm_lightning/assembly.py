@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hydra.utils
 import torch
-from hydra.utils import instantiate
+from hydra.errors import InstantiationException
 
-from geodm_lightning.data.augment import Augmentation
+from geodm_lightning.data.augment import augmentation_for
 from geodm_lightning.data.datamodule import RealDataModule
 from geodm_lightning.distillers.matching import MatchingDistiller, StepSizes
 from geodm_lightning.distillers.pretrain import PretrainSettings, State, pretrained_states
@@ -32,6 +33,20 @@ EUCLIDEAN = {
     "learn_curvature": False,
     "learn_weights": False,
 }
+
+
+def instantiate(config: dict[str, Any]) -> Any:
+    """Build the object a configuration names by ``_target_``.
+
+    Raises:
+        InputError: As the object's constructor raised it.
+    """
+    try:
+        return hydra.utils.instantiate(config, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
 
 
 class Method(NamedTuple):
@@ -111,14 +126,6 @@ def network_builder(
     return build
 
 
-def build_augmentation(settings: dict[str, Any], spec: DatasetSpec) -> Augmentation:
-    """Build an augmentation; mirroring is left out where it changes the class."""
-    operations = settings["strategy"].split("_")
-    if not spec.flip:
-        operations = [name for name in operations if name != "flip"]
-    return Augmentation("_".join(operations), mode=settings["mode"])
-
-
 def build_matching(settings: dict[str, Any], *, euclidean: bool) -> GeometricMatching:
     """Build the loss, with the configured geometry or as its Euclidean original.
 
@@ -126,7 +133,7 @@ def build_matching(settings: dict[str, Any], *, euclidean: bool) -> GeometricMat
         InputError: If a factor is unknown or a curvature, weight or epsilon is out of range.
     """
     matching = settings["matching"]
-    geometry = instantiate(EUCLIDEAN if euclidean else settings["geometry"], _convert_="all")
+    geometry = instantiate(EUCLIDEAN if euclidean else settings["geometry"])
     with_transport = not euclidean and matching["transport_weight"] > 0
     return GeometricMatching(
         base=instantiate(matching["base"]),
@@ -189,7 +196,7 @@ def trained_states(
         network_builder(settings["network"], data.spec),
         count=1 if for_herding else pool["count"],
         settings=pretrain_settings(settings, for_herding=for_herding),
-        augmentation=build_augmentation(augmentation, data.spec),
+        augmentation=augmentation_for(data.spec, **augmentation),
         cutmix_probability=pool["cutmix_probability"],
         folder=Path(settings["cache_dir"]),
         identity=identity,
@@ -239,7 +246,7 @@ def build_distiller(
         build_matching(settings, euclidean=euclidean).to(site.device),
         table=data.train,
         pool=build_pool(settings, data, site),
-        augmentation=build_augmentation(options["augmentation"], spec),
+        augmentation=augmentation_for(spec, **options["augmentation"]),
         image_optimizer=instantiate(options["image_optimizer"]),
         geometry_optimizer=instantiate(options["geometry_optimizer"]),
         sizes=StepSizes(
@@ -261,7 +268,7 @@ def check_buildable(settings: dict[str, Any], spec: DatasetSpec) -> None:
     options = settings["distiller"]
     build_protocol(settings, spec)
     build_matching(settings, euclidean=False)
-    build_augmentation(options["augmentation"], spec)
+    augmentation_for(spec, **options["augmentation"])
     generator = keyed_generator(settings["seed"], "check")
     for network in (settings["network"], settings["evaluation"]["student"]):
         network_builder(network, spec)(generator)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from geodm_lightning.types import InputError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 EXIT_INPUT_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 
 def run_command(main: Callable[[], object]) -> None:
     """Run a Hydra entry point and end the process with a fitting exit code.
 
-    ``--list`` prints the experiments. A mistake of the caller is printed as one line on
-    standard error and exits with 2; any other exception keeps its traceback and exits
+    ``--list`` prints the experiments. A mistake in the configuration is printed as one line
+    on standard error and exits with 2; any other exception keeps its traceback and exits
     with 1.
 
     Args:
@@ -33,13 +35,20 @@ def run_command(main: Callable[[], object]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
         main()
-    except InputError as error:
-        _exit_with(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _exit_with(_explain(error))
+
+
+@contextmanager
+def explain_mistakes() -> Iterator[None]:
+    """Print a mistake of the caller as one line and exit with 2, inside a Hydra job."""
+    try:
+        yield
+    except InputError as error:
+        _exit_with(str(error))
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def list_experiments() -> str:

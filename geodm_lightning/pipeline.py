@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -263,7 +264,7 @@ def evaluate(run: Run) -> Path:
                 folder=run.folder.students(method.key),
                 site=run.site,
                 callbacks=student_callbacks(run, method, protocol.num_students),
-                loggers=lambda index, method=method: student_loggers(run, method, index),
+                loggers=partial(student_loggers, run, method),
                 provenance=provenance(run.site.device),
             )
         )

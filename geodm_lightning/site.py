@@ -5,13 +5,12 @@ from __future__ import annotations
 import ctypes
 import logging
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning import Trainer
 
 from geodm_lightning.processes import Processes
-
 
 # Lightning greets every trainer with hardware, tips and the reason it stopped.
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -33,6 +32,9 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
+Precision = Literal["32-true", "bf16-mixed"]
+
+
 class Site(NamedTuple):
     """The device of this process and its place among the processes of the run.
 
@@ -46,7 +48,7 @@ class Site(NamedTuple):
     """
 
     device: torch.device
-    precision: str = "32-true"
+    precision: Precision = "32-true"
     processes: Processes = Processes()
 
     def trainer(self, **options: Any) -> Trainer:
@@ -65,6 +67,7 @@ class Site(NamedTuple):
             "enable_progress_bar": False,
             "num_sanity_val_steps": 0,
             "limit_val_batches": 0,
+            "log_every_n_steps": 1,  # modules log by themselves; this only silences a warning
         }
         is_cuda = self.device.type == "cuda"
         with warnings.catch_warnings():

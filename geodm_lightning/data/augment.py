@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from geodm_lightning.data.operations import OPERATIONS
-from geodm_lightning.types import InputError
+from geodm_lightning.types import DatasetSpec, InputError
 
 Mode = Literal["one", "compound"]
 ALWAYS = ("flip", "color", "cutout")  # in compound mode, in this order
@@ -113,6 +113,21 @@ class Augmentation:
         for name in self.always:
             images = _apply(name, images, parameters)
         return _apply_drawn(images, draw.operation, parameters)
+
+
+def augmentation_for(spec: DatasetSpec, *, strategy: str, mode: Mode) -> Augmentation:
+    """Build an augmentation for a data set: mirroring is left out where it changes the class.
+
+    Args:
+        spec: The data set.
+        strategy: As in :class:`Augmentation`.
+        mode: As in :class:`Augmentation`.
+
+    Raises:
+        InputError: If an operation or the mode is unknown.
+    """
+    names = [name for name in strategy.split("_") if spec.flip or name != "flip"]
+    return Augmentation("_".join(names), mode)
 
 
 class CutMixBatch(NamedTuple):

@@ -8,12 +8,11 @@ import lightning
 import torch
 from torch import Tensor
 
-from geodm_lightning.data.augment import Augmentation
+from geodm_lightning.data.augment import augmentation_for
 from geodm_lightning.data.batches import Fetch, LabelledBatches, fetch_from_table
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.protocol import Protocol
-from geodm_lightning.types import DatasetSpec
 
 TEST_BATCH = 512  # images; decides memory only
 
@@ -66,7 +65,9 @@ class EvaluationDataModule(lightning.LightningDataModule):
             batch_size=protocol.batch_size,
             num_steps=num_training_steps(candidate, protocol),
             key=(seed, "student", index),
-            augmentation=build_augmentation(protocol, test.spec),
+            augmentation=augmentation_for(
+                test.spec, strategy=protocol.augmentation, mode=protocol.augmentation_mode
+            ),
             cutmix_probability=protocol.cutmix_probability,
         )
 
@@ -87,13 +88,3 @@ def num_training_steps(candidate: Candidate, protocol: Protocol) -> int:
     if candidate.ipc is None:
         return protocol.whole_steps
     return protocol.num_steps(len(candidate.labels))
-
-
-def build_augmentation(protocol: Protocol, spec: DatasetSpec) -> Augmentation | None:
-    """Build the protocol's augmentation, without mirroring where that changes the class."""
-    operations = [name for name in protocol.augmentation.split("_") if name not in ("", "none")]
-    if not spec.flip:
-        operations = [name for name in operations if name != "flip"]
-    if not operations:
-        return None
-    return Augmentation("_".join(operations), mode=protocol.augmentation_mode)

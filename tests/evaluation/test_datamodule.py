@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import torch
 
+from geodm_lightning.data.augment import augmentation_for
 from geodm_lightning.data.normalise import normalise
 from geodm_lightning.evaluation.candidate import candidate_from_table
 from geodm_lightning.evaluation.datamodule import (
     EvaluationDataModule,
-    build_augmentation,
     num_training_steps,
 )
 from geodm_lightning.randomness import keyed_generator
@@ -44,7 +44,7 @@ def test_batches_depend_on_seed_and_index_only(digits, candidate, protocol):
 
 def test_one_operation_per_batch_with_parameters_per_image(digits, candidate, tiny_a):
     images = candidate.fetch(torch.zeros(8, dtype=torch.int64))[:, None]
-    augmentation = build_augmentation(replace(tiny_a, augmentation="scale_rotate"), digits.spec)
+    augmentation = augmentation_for(digits.spec, strategy="scale_rotate", mode="one")
     draw = augmentation.draw(8, generator=keyed_generator(0, "test"), shared_op=True)
     augmented = augmentation(images, draw).flatten(1)
     distinct = {tuple(row) for row in augmented.tolist()}
@@ -52,12 +52,12 @@ def test_one_operation_per_batch_with_parameters_per_image(digits, candidate, ti
     assert len(set(draw.operation.tolist())) == 1
 
 
-def test_mirroring_is_left_out_for_digits_only(digits, tiny_a):
-    flips = replace(tiny_a, augmentation="flip")
+def test_mirroring_is_left_out_for_digits_only(digits):
     image = torch.arange(64.0).reshape(1, 1, 1, 8, 8).expand(64, 1, 1, 8, 8)
-    assert build_augmentation(flips, digits.spec) is None
-    mirrored = build_augmentation(flips, digits.spec._replace(flip=True))
+    digit = augmentation_for(digits.spec, strategy="flip", mode="one")
+    mirrored = augmentation_for(digits.spec._replace(flip=True), strategy="flip", mode="one")
     draw = mirrored.draw(64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(digit(image, draw=digit.draw(64, generator=torch.Generator())), image)
     changed = (mirrored(image, draw) != image).flatten(1).any(dim=1)
     assert 0 < int(changed.sum()) < 64
 
