@@ -94,6 +94,7 @@ def build_data(settings: dict[str, Any], device: torch.device) -> RealDataModule
             images than ``ipc``.
     """
     data = RealDataModule(**settings["data"])
+    data.prepare_data()
     data.setup()
     data.train.to(device)
     data.test.to(device)

@@ -18,31 +18,6 @@ from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.types import DatasetSpec, InputError
 
 
-class EpochOrder:
-    """The order in which an epoch visits the images of a table.
-
-    Args:
-        num_images: Images in the table.
-        seed: Seed of the shuffles, each keyed by its epoch; ``None`` keeps the table's order.
-    """
-
-    def __init__(self, num_images: int, seed: int | None) -> None:
-        self._num_images = num_images
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; Lightning calls this before each one."""
-        self._epoch = epoch
-
-    def indices(self) -> Tensor:
-        """Return all indices ``(N,)`` in the order of the epoch."""
-        if self._seed is None:
-            return torch.arange(self._num_images)
-        generator = keyed_generator(self._seed, "shuffle", self._epoch)
-        return torch.randperm(self._num_images, generator=generator)
-
-
 class TableLoader:
     """Batches ``(normalised images (n, ch, h, w), labels (n,))`` of a table, on its device.
 
@@ -52,24 +27,33 @@ class TableLoader:
     Args:
         table: The images.
         batch_size: Images per batch; the last one may be smaller.
-        seed: Seed of the shuffles; ``None`` keeps the table's order.
+        seed: Seed of the shuffles, each keyed by how often the loader was iterated before;
+            ``None`` keeps the table's order.
     """
 
     def __init__(self, table: ImageTable, *, batch_size: int, seed: int | None = None) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be positive, got {batch_size}")
-        self.sampler = EpochOrder(len(table), seed)
         self._table = table
+        self._seed = seed
+        self._epoch = 0
         self._batch_size = batch_size
 
     def __len__(self) -> int:
         return -(-len(self._table) // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        table = self._table
-        for indices in self.sampler.indices().split(self._batch_size):
+        table, epoch = self._table, self._epoch
+        self._epoch += 1
+        for indices in self._order(epoch).split(self._batch_size):
             labels = table.labels[indices.to(table.device, non_blocking=True)]
             yield normalise(table.gather(indices), table.spec), labels
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._seed is None:
+            return torch.arange(len(self._table))
+        generator = keyed_generator(self._seed, "shuffle", epoch)
+        return torch.randperm(len(self._table), generator=generator)
 
 
 class RealDataModule(lightning.LightningDataModule):

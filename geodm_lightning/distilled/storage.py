@@ -36,6 +36,7 @@ def save_set(folder: Path, distilled: DistilledSet) -> Path:
         InputError: If the folder cannot be written.
     """
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    outdated = partial.with_suffix(".outdated")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -53,8 +54,9 @@ def save_set(folder: Path, distilled: DistilledSet) -> Path:
             },
         )
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.replace(outdated)
         partial.replace(folder)
+        shutil.rmtree(outdated, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise InputError(

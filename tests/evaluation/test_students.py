@@ -13,7 +13,6 @@ from geodm_lightning.site import Site
 from geodm_lightning.types import InputError
 
 # lightning 2.6 on torch 2.15
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
 CPU = torch.device("cpu")
 ALONE = Site(CPU)

@@ -12,7 +12,6 @@ from geodm_lightning.networks.classifier import Classifier, classification_loss
 from geodm_lightning.networks.network import Network
 
 # lightning 2.6 on torch 2.15
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
 
 def small_network(num_classes: int = 3) -> Network:
