@@ -22,6 +22,7 @@ from geodm_lightning.networks.backbones import build_network
 from geodm_lightning.networks.network import Network
 from geodm_lightning.networks.pool import NetworkPool, RandomPool, TrainedPool
 from geodm_lightning.randomness import keyed_generator
+from geodm_lightning.settings import DRY_RUN_IMAGES
 from geodm_lightning.site import Site
 from geodm_lightning.types import DatasetSpec, InputError
 
@@ -96,6 +97,10 @@ def build_data(settings: dict[str, Any], device: torch.device) -> RealDataModule
     data = RealDataModule(**settings["data"])
     data.prepare_data()
     data.setup()
+    if settings["dry_run"]:
+        needed = settings["ipc"] * settings["distiller"]["factor"] ** 2
+        data.train = data.train.head(max(DRY_RUN_IMAGES, needed))
+        data.test = data.test.head(DRY_RUN_IMAGES)
     data.train.to(device)
     data.test.to(device)
     smallest = int(data.train.class_counts.min())

@@ -100,7 +100,7 @@ def _find_folder(spec: DatasetSpec, root: Path) -> Path:
     names = [spec.name, *SPREAD_NAMES.get(spec.name, ())]
     if spec.name in IMAGENET_SUBSETS:
         names += IMAGENET_FOLDERS
-    candidates = [root, *(root / name for name in names)]
+    candidates = list(dict.fromkeys([root, *(root / name for name in names)]))
     needed = IMAGENET_SUBSETS.get(spec.name, {})
     missing: list[str] = []
     for candidate in candidates:

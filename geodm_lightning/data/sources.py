@@ -91,7 +91,7 @@ def download_pixels(name: str, root: Path) -> None:
             for split in ("train", "test"):
                 datasets.SVHN(root, split=split, download=True)
     except (URLError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].rstrip(": ") if str(error) else type(error).__name__
         raise InputError(
             f"{name}: cannot download into {root}: {reason}; set data.root=PATH to a folder that "
             f"has it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from typing_extensions import Self
 
 from geodm_lightning.types import DatasetSpec, InputError, LabelledImages
 
@@ -44,6 +46,9 @@ class ImageTable(Protocol):
     def draw(self, num_per_class: int, *, generator: torch.Generator) -> Tensor:
         """Return ``(C, R)`` indices of images drawn without replacement from every class."""
 
+    def head(self, num_per_class: int) -> ImageTable:
+        """Return a table of the first images of every class."""
+
 
 class _SortedTable(ABC):
     """Labels sorted by class, and the draw over them, which both kinds of table share."""
@@ -61,6 +66,24 @@ class _SortedTable(ABC):
     @abstractmethod
     def _pixels(self, indices: Tensor) -> Tensor:
         """Return unit-range images ``(n, ch, h, w)`` of flat ``indices`` on the device."""
+
+    @abstractmethod
+    def _keep(self, indices: Tensor) -> None:
+        """Forget all pixels but those of flat ``indices``, on the CPU."""
+
+    def head(self, num_per_class: int) -> Self:
+        """Return a table of the first ``num_per_class`` images of every class, as in a dry run.
+
+        A class with fewer keeps all of its own.
+        """
+        position = torch.arange(len(self)) - self._offsets.repeat_interleave(self.class_counts)
+        indices = (position < num_per_class).nonzero().flatten()
+        table = copy.copy(self)
+        table.labels = self.labels[indices.to(self.device)]
+        table.class_counts = self.class_counts.clamp(max=num_per_class)
+        table._offsets = table.class_counts.cumsum(0) - table.class_counts
+        table._keep(indices)
+        return table
 
     def gather(self, indices: Tensor) -> Tensor:
         """Return images by index.
@@ -127,6 +150,9 @@ class TensorTable(_SortedTable):
         chosen = self._images.index_select(0, indices.to(self.device, non_blocking=True))
         return chosen.to(torch.float32) / self._max_value
 
+    def _keep(self, indices: Tensor) -> None:
+        self._images = self._images[indices.to(self.device)]
+
 
 class FolderTable(_SortedTable):
     """A split that lies on disk as image files, decoded when asked for.
@@ -173,6 +199,10 @@ class FolderTable(_SortedTable):
         room = max(self._cache_size - len(self._cache), 0)
         self._cache.update((index, decoded[index]) for index in unknown[:room])
         return torch.stack(pixels).to(self.device).to(torch.float32) / 255
+
+    def _keep(self, indices: Tensor) -> None:
+        self._paths = [self._paths[index] for index in indices.tolist()]
+        self._cache = {}
 
     def _decode(self, indices: list[int]) -> list[Tensor]:
         paths = [self._paths[index] for index in indices]

@@ -15,6 +15,7 @@ from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.protocol import Protocol
 
 TEST_BATCH = 512  # images; decides memory only
+TRAINING_SAMPLE = 10_000  # most training images whose accuracy is told; evenly spaced
 
 
 class PlainBatches:
@@ -23,18 +24,20 @@ class PlainBatches:
     Args:
         fetch: Maps indices ``(n,)`` to normalised images.
         labels: ``(N,)`` class indices.
+        most: Most images to show, evenly spaced over all; None shows every one.
     """
 
-    def __init__(self, fetch: Fetch, labels: Tensor) -> None:
+    def __init__(self, fetch: Fetch, labels: Tensor, *, most: int | None = None) -> None:
         self._fetch = fetch
         self._labels = labels
+        every = 1 if most is None else -(-len(labels) // most)
+        self._indices = torch.arange(0, len(labels), every, device=labels.device)
 
     def __len__(self) -> int:
-        return -(-len(self._labels) // TEST_BATCH)
+        return -(-len(self._indices) // TEST_BATCH)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        indices = torch.arange(len(self._labels), device=self._labels.device)
-        for chosen in indices.split(TEST_BATCH):
+        for chosen in self._indices.split(TEST_BATCH):
             yield self._fetch(chosen), self._labels[chosen]
 
 
@@ -79,7 +82,7 @@ class EvaluationDataModule(lightning.LightningDataModule):
         """Return the real test images, then the training images as they are."""
         return [
             PlainBatches(fetch_from_table(self._test), self._test.labels.to(self._test.device)),
-            PlainBatches(self._candidate.fetch, self._candidate.labels),
+            PlainBatches(self._candidate.fetch, self._candidate.labels, most=TRAINING_SAMPLE),
         ]
 
 

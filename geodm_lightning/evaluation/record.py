@@ -22,7 +22,8 @@ class StudentResult:
         set_digest: Digest of the images it was trained on.
         accuracy: Fraction of the test images classified correctly after the last epoch.
         loss: Mean cross-entropy on the test images, in nats.
-        train_accuracy: Fraction of the training images, not augmented, classified correctly.
+        train_accuracy: Fraction of the training images, not augmented, classified correctly;
+            of at most 10,000 evenly spaced ones.
         num_steps: Optimiser steps made.
         seconds: Wall-clock time of training and test.
         num_parameters: Trainable parameters of the network.

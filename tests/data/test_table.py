@@ -150,3 +150,26 @@ def test_damaged_image_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(InputError, match=f"cannot read image {path}"):
         decode_image(path, 3, 8)
+
+
+def test_head_keeps_the_first_images_of_every_class(table):
+    whole = table.gather(torch.arange(len(table)))
+    head = table.head(4)
+    assert head.class_counts.tolist() == [3, 4, 4]
+    assert head.labels.tolist() == [0] * 3 + [1] * 4 + [2] * 4
+    assert torch.equal(head.gather(torch.arange(11)), whole[[0, 1, 2, 3, 4, 5, 6, 10, 11, 12, 13]])
+    drawn = head.draw(3, generator=torch.Generator().manual_seed(0))
+    assert (head.labels[drawn] == torch.arange(3)[:, None]).all()
+    assert torch.equal(table.gather(torch.arange(len(table))), whole)
+
+
+def test_head_of_a_folder_reads_the_same_files(tmp_path):
+    paths = []
+    for value in range(6):
+        paths.append(tmp_path / f"{value}.png")
+        Image.fromarray(np.full((4, 4), 40 * value, dtype=np.uint8)).save(paths[-1])
+    spec = small_spec(resolution=4)._replace(num_classes=2)
+    table = FolderTable(paths, torch.tensor([0, 0, 0, 1, 1, 1]), spec)
+    table.gather(torch.arange(6))
+    values = (table.head(2).gather(torch.arange(4))[:, 0, 0, 0] * 255).round().tolist()
+    assert values == [0, 40, 120, 160]
