@@ -1,0 +1,274 @@
+"""How long one matching step takes, next to the published per-class loop and the machine's floor.
+
+    python benchmarks/matching_step.py --output benchmarks/results/matching_step_cpu.json
+
+CIFAR-10 shapes on random pixels: 10 classes, IPC 10, real batch 256, ConvNet-3 of width 128, a fresh
+network every step. All variants take turns in one process; a ratio is the median of the ratios of
+the turns. The floor is the arithmetic of the step over the product rate this machine reached.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from geodm_lightning.data.augment import Augmentation
+from geodm_lightning.data.catalog import dataset_spec
+from geodm_lightning.data.normalise import normalise
+from geodm_lightning.data.table import TensorTable
+from geodm_lightning.distillers.matching import MatchingDistiller, StepSizes
+from geodm_lightning.distillers.synthetic import SyntheticImages
+from geodm_lightning.files import write_json
+from geodm_lightning.geometry.product import build_product
+from geodm_lightning.matching.geodm import GeometricMatching
+from geodm_lightning.matching.moments import MeanMatching
+from geodm_lightning.matching.transport import TransportMatching
+from geodm_lightning.networks.backbones import build_network
+from geodm_lightning.networks.pool import RandomPool
+from geodm_lightning.processes import Processes
+from geodm_lightning.provenance import provenance
+from geodm_lightning.randomness import keyed_generator
+from geodm_lightning.site import keep_freed_memory
+from geodm_lightning.types import LabelledImages
+
+SPEC = dataset_spec("cifar10")
+PER_CLASS = 512  # random images per class; only their number matters
+build = partial(
+    build_network, "convnet_d3", num_classes=10, channels=3, resolution=32
+)  # call with generator=
+
+
+class Steps:
+    """The variants of one step, all starting from the same images."""
+
+    def __init__(self, device: torch.device, *, real_batch: int, ipc: int) -> None:
+        generator = keyed_generator(0, "benchmark")
+        shape = (10 * PER_CLASS, 3, 32, 32)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        labels = torch.arange(10).repeat_interleave(PER_CLASS)
+        self.table = TensorTable(LabelledImages(pixels, labels), SPEC).to(device)
+        self.initial = self.table.gather(self.table.draw(ipc, generator=generator))
+        self.augmentation = Augmentation()
+        self.real_batch = real_batch
+        self.device = device
+
+    def ours(self, *, geometric: bool) -> MatchingDistiller:
+        """Our step: GeoDM with three factors and transport, or Euclidean DM."""
+        factors = ["euclidean", "hyperbolic", "spherical"] if geometric else ["euclidean"]
+        matching = GeometricMatching(
+            MeanMatching(),
+            build_product(
+                factors, curvature=1.0, learn_curvature=geometric, learn_weights=geometric
+            ),
+            TransportMatching() if geometric else None,
+        ).to(self.device)
+        distiller = MatchingDistiller(
+            SyntheticImages(self.initial, spec=SPEC, space="normalised", factor=1),
+            matching,
+            table=self.table,
+            pool=RandomPool(lambda g: build(generator=g), 0).to(self.device),
+            augmentation=self.augmentation,
+            image_optimizer=partial(torch.optim.SGD, lr=1.0, momentum=0.5),
+            geometry_optimizer=partial(torch.optim.Adam, lr=1e-3),
+            sizes=StepSizes(real_batch=self.real_batch, classes_per_step=10, log_every=10**9),
+            seed=0,
+            processes=Processes(),
+        )
+        distiller.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+        return distiller
+
+    def per_class_loop(self) -> Callable[[int], None]:
+        """The published DM step: a new network, then one class after the other."""
+        images = normalise(self.table.gather(torch.arange(len(self.table))), SPEC)
+        pixels = normalise(self.initial, SPEC).clone().requires_grad_()
+        optimizer = torch.optim.SGD([pixels], lr=1.0, momentum=0.5)
+
+        def step(iteration: int) -> None:
+            network = build(generator=keyed_generator(0, "network", iteration)).to(self.device)
+            network.requires_grad_(False).train()
+            loss = torch.zeros((), device=self.device)
+            for label in range(10):
+                order = torch.randperm(PER_CLASS)[: self.real_batch] + label * PER_CLASS
+                generator = keyed_generator(0, "augment", iteration, label)
+                draw = self.augmentation.draw(1, generator=generator)
+                real = self.augmentation(images[order.to(self.device)][None], draw)[0]
+                synthetic = self.augmentation(pixels[label : label + 1], draw)[0]
+                target = network.embed(real).detach().mean(0)
+                loss = loss + (target - network.embed(synthetic).mean(0)).square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        return step
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for an accelerator."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(step: Callable[[int], Any], iteration: int, device: torch.device) -> float:
+    """Time one call."""
+    synchronise(device)
+    started = time.perf_counter()
+    step(iteration)
+    synchronise(device)
+    return time.perf_counter() - started
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the best product rate of square matrices seen here, in FLOP per second."""
+    size = 1024 if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    times = [seconds_of(lambda _: a @ b, 0, device) for _ in range(8)]
+    return 2 * size**3 / min(times[1:])
+
+
+def components(
+    distiller: MatchingDistiller, device: torch.device, repeats: int
+) -> dict[str, float]:
+    """Return the median seconds of each part of a step."""
+    spent: dict[str, list[float]] = defaultdict(list)
+    parts = {
+        "draw real images": (distiller.table, "draw"),
+        "initialise network": (distiller.pool._network, "reset_parameters"),
+        "augment and embed real": (distiller, "embed_real"),
+        "augment and embed synthetic": (distiller, "embed_synthetic"),
+        "matching (geometry, transport)": (distiller.matching, "forward"),
+        "backward": (distiller, "manual_backward"),
+        "optimisers": (distiller, "step_optimizers"),
+    }
+    originals = {name: getattr(owner, attribute) for name, (owner, attribute) in parts.items()}
+
+    def timed(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            synchronise(device)
+            started = time.perf_counter()
+            value = originals[name](*arguments, **options)
+            synchronise(device)
+            spent[name].append(time.perf_counter() - started)
+            return value
+
+        return call
+
+    for name, (owner, attribute) in parts.items():
+        setattr(owner, attribute, timed(name))
+    for iteration in range(repeats + 1):
+        distiller.training_step(1000 + iteration)
+    for name, (owner, attribute) in parts.items():
+        setattr(owner, attribute, originals[name])
+    medians = {name: statistics.median(values[1:]) for name, values in spent.items()}
+    # The network is redrawn inside the embedding of the real images.
+    medians["augment and embed real"] -= medians["initialise network"]
+    return medians
+
+
+def count_flops(distiller: MatchingDistiller) -> int:
+    """Return the floating-point operations of products and convolutions in one step."""
+    with FlopCounterMode(display=False) as counter:
+        distiller.training_step(0)
+    return counter.get_total_flops()
+
+
+def bf16_seconds(distiller: MatchingDistiller, device: torch.device, repeats: int) -> float:
+    """Return the median seconds of a step whose network runs in bf16."""
+
+    def step(iteration: int) -> None:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            distiller.training_step(iteration)
+
+    times = [seconds_of(step, 2000 + i, device) for i in range(repeats + 1)]
+    return statistics.median(times[1:])
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time all variants in turns."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    keep_freed_memory()
+    steps = Steps(device, real_batch=arguments.real_batch, ipc=arguments.ipc)
+    geodm, flat = steps.ours(geometric=True), steps.ours(geometric=False)
+    variants = {
+        "per-class loop (DM)": steps.per_class_loop(),
+        "ours (DM)": flat.training_step,
+        "ours (GeoDM)": geodm.training_step,
+    }
+    times: dict[str, list[float]] = defaultdict(list)
+    for turn in range(arguments.repeats + 1):
+        for name, step in variants.items():
+            times[name].append(seconds_of(step, turn, device))
+    turns = {name: values[1:] for name, values in times.items()}
+    rates = {
+        str(dtype).removeprefix("torch."): product_rate(device, dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    flops = count_flops(geodm)
+    seconds = {name: statistics.median(values) for name, values in turns.items()}
+
+    def ratio(slow: str, fast: str) -> float:
+        pairs = zip(turns[slow], turns[fast], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+    floor = flops / rates["float32"]
+    result = {
+        "shapes": {"classes": 10, "real_batch": arguments.real_batch, "ipc": arguments.ipc},
+        "repeats": arguments.repeats,
+        "seconds": seconds,
+        "ratio per-class loop / ours (DM)": ratio("per-class loop (DM)", "ours (DM)"),
+        "ratio ours GeoDM / DM": ratio("ours (GeoDM)", "ours (DM)"),
+        "components of ours (GeoDM), seconds": components(geodm, device, arguments.repeats),
+        "product_rate_flops": rates,
+        "flops": flops,
+        "floor_seconds_float32": floor,
+        "ours (GeoDM) / floor, float32": seconds["ours (GeoDM)"] / floor,
+    }
+    if rates["bfloat16"] > rates["float32"]:
+        bf16 = bf16_seconds(geodm, device, arguments.repeats)
+        result["seconds"]["ours (GeoDM, bf16)"] = bf16
+        result["ours (GeoDM, bf16) / floor"] = bf16 * rates["bfloat16"] / flops
+    else:
+        small = Steps(device, real_batch=arguments.small_batch, ipc=1).ours(geometric=True)
+        exact = statistics.median(
+            [seconds_of(small.training_step, i, device) for i in range(4)][1:]
+        )
+        result["bf16"] = {
+            "why": "this processor multiplies bf16 more slowly than float32; measured small",
+            "real_batch": arguments.small_batch,
+            "ipc": 1,
+            "seconds float32": exact,
+            "seconds bf16": bf16_seconds(small, device, 2),
+        }
+    result["provenance"] = provenance(device)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--real-batch", type=int, default=256)
+    parser.add_argument("--ipc", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--small-batch", type=int, default=8, help="for bf16 where it is slow")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    result = measure(arguments)
+    print(json.dumps(result, indent=2))
+    if arguments.output is not None:
+        write_json(arguments.output, result)
+
+
+if __name__ == "__main__":
+    main()
