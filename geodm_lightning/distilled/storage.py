@@ -57,8 +57,10 @@ def save_set(folder: Path, distilled: DistilledSet) -> Path:
             folder.replace(outdated)
         partial.replace(folder)
         shutil.rmtree(outdated, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if not isinstance(error, (OSError, SafetensorError)):
+            raise
         raise InputError(
             f"cannot write the distilled set {folder}: {error}; "
             "choose another folder with run_dir=PATH or free space"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import warnings
 from pathlib import Path
@@ -28,7 +29,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> Path:
         ``path``.
     """
     content = {"format_version": FORMAT_VERSION, "digest": _digest(state), "state": state}
-    return write_atomically(path, lambda temporary: torch.save(content, temporary))
+    buffer = io.BytesIO()  # torch reports a full disk as an error of its own, a file as OSError
+    torch.save(content, buffer)
+    return write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -86,8 +86,14 @@ class CsvTracker(Logger):
             for key, value in metrics.items()
             if key != "epoch"
         ]
-        with self.path.open("a", encoding="utf-8", newline="") as handle:
-            handle.write(_to_csv(rows))
+        try:
+            with self.path.open("a", encoding="utf-8", newline="") as handle:
+                handle.write(_to_csv(rows))
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self.path}: {error.strerror}; choose another folder with "
+                "run_dir=PATH or free space"
+            ) from error
 
     def truncate(self, *, step: int) -> None:
         """Drop this series' rows from ``step`` on: those that a resumed run writes again."""

@@ -112,3 +112,11 @@ def test_an_unwritable_place_is_named_and_left_clean(tmp_path, distilled):
     with pytest.raises(InputError, match=r"cannot write the distilled set .*run_dir=PATH"):
         save_set(blocker / "distilled", distilled)
     assert list(tmp_path.iterdir()) == [blocker]
+
+
+def test_a_failed_save_leaves_the_old_set_alone(folder, distilled):
+    broken = distilled._replace(manifest={**distilled.manifest, "cost": float("nan")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        save_set(folder, broken._replace(images=distilled.images + 1))
+    assert torch.equal(load_set(folder).images, distilled.images)
+    assert list(folder.parent.iterdir()) == [folder]
