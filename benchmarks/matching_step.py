@@ -2,9 +2,9 @@
 
     python benchmarks/matching_step.py --output benchmarks/results/matching_step_cpu.json
 
-CIFAR-10 shapes on random pixels: 10 classes, IPC 10, real batch 256, ConvNet-3 of width 128, a fresh
-network every step. All variants take turns in one process; a ratio is the median of the ratios of
-the turns. The floor is the arithmetic of the step over the product rate this machine reached.
+CIFAR-10 shapes on random pixels: 10 classes, IPC 10, real batch 256, ConvNet-3 of width 128, a
+fresh network every step. All variants take turns in one process; a ratio is the median of the
+ratios of the turns. The floor is the arithmetic of the step over the product rate of this machine.
 """
 
 from __future__ import annotations

@@ -236,6 +236,7 @@ def build_distiller(
 ) -> MatchingDistiller:
     """Build the module that learns the images, on the device of ``site``."""
     options, spec = settings["distiller"], data.spec
+    scheduler = options["image_scheduler"]
     initial = initial_images(
         data.train,
         ipc=settings["ipc"],
@@ -255,6 +256,7 @@ def build_distiller(
         augmentation=augmentation_for(spec, **options["augmentation"]),
         image_optimizer=instantiate(options["image_optimizer"]),
         geometry_optimizer=instantiate(options["geometry_optimizer"]),
+        image_scheduler=scheduler and instantiate(scheduler),
         sizes=StepSizes(
             real_batch=_capped(options["real_batch"], settings["schedule"]["max_real_batch"]),
             classes_per_step=options["classes_per_step"],

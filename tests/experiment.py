@@ -3,8 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+
+from geodm_lightning.networks.backbones import build_network
+from geodm_lightning.networks.network import Network
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 TINY = (
@@ -24,6 +28,13 @@ TINY = (
 def tiny_overrides(folder: Path) -> list[str]:
     """Overrides that shrink the default experiment and keep all its files in ``folder``."""
     return [*TINY, f"run_dir={folder}/runs", f"cache_dir={folder}/pools", "name=tiny"]
+
+
+def small_network() -> Network:
+    """Return a small ConvNet for the digits, in eval mode."""
+    generator = torch.Generator().manual_seed(0)
+    shape = {"num_classes": 10, "channels": 1, "resolution": 8}
+    return build_network("convnet_d3", **shape, width=8, generator=generator).eval()
 
 
 def compose_config(*overrides: str) -> DictConfig:

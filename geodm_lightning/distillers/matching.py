@@ -10,6 +10,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from geodm_lightning.data.augment import Augmentation
 from geodm_lightning.data.normalise import normalise
@@ -22,6 +23,7 @@ from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.types import InputError
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+PlateauFactory = Callable[[Optimizer], ReduceLROnPlateau]
 
 
 class StepSizes(NamedTuple):
@@ -56,6 +58,8 @@ class MatchingDistiller(LightningModule):
         augmentation: Differentiable augmentation.
         image_optimizer: Factory for the optimiser of the pixels.
         geometry_optimizer: Factory for the optimiser of curvatures and weights.
+        image_scheduler: Factory for a schedule of the pixels' rate that watches the summed
+            loss of each iteration, None for a constant rate.
         sizes: Batch sizes and the logging interval.
         seed: Seed of the run; every draw is keyed by it and the iteration.
         processes: Place among the processes of the run.
@@ -71,6 +75,7 @@ class MatchingDistiller(LightningModule):
         augmentation: Augmentation,
         image_optimizer: OptimizerFactory,
         geometry_optimizer: OptimizerFactory,
+        image_scheduler: PlateauFactory | None = None,
         sizes: StepSizes,
         seed: int,
         processes: Processes,
@@ -90,6 +95,7 @@ class MatchingDistiller(LightningModule):
         self.sums: dict[str, Tensor] = {}
         self.num_summed = 0
         self.image_optimizer = image_optimizer([synthetic.pixels])
+        self.image_scheduler = image_scheduler(self.image_optimizer) if image_scheduler else None
         geometry = list(self.geometry_parameters())
         self.geometry_optimizer = geometry_optimizer(geometry) if geometry else None
 
@@ -113,6 +119,7 @@ class MatchingDistiller(LightningModule):
         generator = keyed_generator(self.seed, "augment", iteration)
         draw = self.augmentation.draw(num_classes, generator=generator)
         owned = self.processes.shard(num_classes)
+        loss = torch.zeros((), device=self.synthetic.pixels.device)
         for start in range(owned.start, owned.stop, self.sizes.classes_per_step):
             classes = slice(start, min(start + self.sizes.classes_per_step, owned.stop))
             own = slice(classes.start - owned.start, classes.stop - owned.start)
@@ -123,7 +130,10 @@ class MatchingDistiller(LightningModule):
                 terms = self.matching(real.float(), synthetic.float(), generator=generator)
             self.manual_backward(terms.total.sum())
             self.accumulate(terms.total.detach(), terms.parts)
+            loss += terms.total.detach().sum()
         self.step_optimizers()
+        if self.image_scheduler is not None:
+            self.image_scheduler.step(self.processes.sum_(loss).item())
         self.iteration = iteration + 1
         self.num_summed += 1
         self.seconds += time.perf_counter() - started
@@ -218,6 +228,8 @@ class MatchingDistiller(LightningModule):
             "seconds": self.seconds,
             "pixels": self.processes.gather(self.synthetic.pixels.detach(), num_classes),
             "image_optimizer": moments,
+            "image_lr": self.image_optimizer.param_groups[0]["lr"],
+            "image_scheduler": self.image_scheduler and self.image_scheduler.state_dict(),
             "geometry": self.matching.geometry.state_dict(),
             "geometry_optimizer": None if geometry is None else geometry.state_dict(),
             "sums": {k: self.processes.sum_(v.clone()) for k, v in self.sums.items()},
@@ -243,6 +255,9 @@ class MatchingDistiller(LightningModule):
         self.image_optimizer.state[self.synthetic.pixels] = {
             key: self.take_own(value, owned) for key, value in state["image_optimizer"].items()
         }
+        self.image_optimizer.param_groups[0]["lr"] = state["image_lr"]
+        if self.image_scheduler is not None:
+            self.image_scheduler.load_state_dict(state["image_scheduler"])
         self.matching.geometry.load_state_dict(state["geometry"])
         if self.geometry_optimizer is not None:
             self.geometry_optimizer.load_state_dict(state["geometry_optimizer"])

@@ -11,10 +11,10 @@ from PIL import Image
 from geodm_lightning.data.datamodule import RealDataModule, TableLoader
 from geodm_lightning.data.normalise import normalise
 from geodm_lightning.data.table import FolderTable
-from geodm_lightning.networks.backbones import build_network
 from geodm_lightning.networks.classifier import Classifier
 from geodm_lightning.site import Site
 from geodm_lightning.types import InputError
+from tests.experiment import small_network
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +97,7 @@ def test_lightning_sees_a_new_order_every_epoch(digits):
 
 
 def test_lightning_tests_a_classifier_on_the_module(digits):
-    network = build_network(
-        "convnet_d3",
-        num_classes=10,
-        channels=1,
-        resolution=8,
-        width=8,
-        generator=torch.Generator().manual_seed(0),
-    ).eval()
+    network = small_network()
     classifier = Classifier(network, optimizer=torch.optim.SGD)
     (scores,) = Site(torch.device("cpu")).trainer().test(classifier, digits, verbose=False)
     indices = torch.arange(len(digits.test))

@@ -142,6 +142,19 @@ def test_a_restored_run_continues_bit_for_bit(make, optimizer):
         assert torch.equal(second.sums[key], value)
 
 
+def test_a_plateau_halves_the_rate_and_survives_a_restore(make):
+    tiny = [item for item in TINY if item.startswith("distiller")]
+    patience = ("distiller=ncfm", *tiny, "distiller.image_scheduler.patience=0")
+    distiller = make(*patience)
+    distiller.image_scheduler.best = -1e9  # nothing is better
+    run(distiller, 1)
+    assert distiller.image_optimizer.param_groups[0]["lr"] == pytest.approx(5e-4)
+    restored = make(*patience)
+    restored.restore(distiller.state())
+    run(restored, 1, start=1)
+    assert restored.image_optimizer.param_groups[0]["lr"] == pytest.approx(2.5e-4)
+
+
 def test_a_state_of_another_shape_is_refused(make):
     state = make().state()
     with pytest.raises(InputError, match=r"the checkpoint holds images of shape"):

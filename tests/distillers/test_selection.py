@@ -5,10 +5,9 @@ import torch
 
 from geodm_lightning import assembly
 from geodm_lightning.distillers.selection import herding, herding_selection, random_selection
-from geodm_lightning.networks.backbones import build_network
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.types import InputError
-from tests.experiment import TINY, compose_settings
+from tests.experiment import TINY, compose_settings, small_network
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +49,6 @@ def test_herding_takes_every_point_in_the_end():
 
 
 def test_herding_selection_stays_within_the_class(table):
-    network = build_network(
-        "convnet_d3",
-        num_classes=10,
-        channels=1,
-        resolution=8,
-        width=8,
-        generator=torch.Generator().manual_seed(0),
-    ).eval()
-    indices = herding_selection(table, network, ipc=4)
+    indices = herding_selection(table, small_network(), ipc=4)
     assert (table.labels[indices] == torch.arange(10)[:, None]).all()
     assert all(len(set(row.tolist())) == 4 for row in indices)
