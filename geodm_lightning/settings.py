@@ -163,9 +163,6 @@ def choose_accelerator(trainer: dict[str, Any]) -> str:
     return "cuda" if wants_gpu else "cpu"
 
 
-DRY_RUN_IMAGES = 64  # real images per class a dry run looks at
-
-
 def shortened(settings: dict[str, Any]) -> dict[str, Any]:
     """Apply the caps of a dry run: two steps of each stage, in a folder of its own.
 

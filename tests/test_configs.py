@@ -6,6 +6,7 @@ import torch
 from geodm_lightning import assembly
 from geodm_lightning.command_line import CONFIGS, list_experiments
 from geodm_lightning.data.catalog import dataset_spec
+from geodm_lightning.methods import methods_of
 from geodm_lightning.networks.pool import RandomPool
 from geodm_lightning.settings import check_settings
 from geodm_lightning.types import InputError
@@ -72,7 +73,7 @@ def test_the_list_has_one_line_per_experiment():
 
 def test_methods_of_a_flat_run_do_not_name_the_base_twice():
     flat = compose_settings("geometry=euclidean", "matching.transport_weight=0")
-    assert [m.key for m in assembly.methods_of(flat)] == ["random", "herding", "dm", "whole"]
-    curved = assembly.methods_of(compose_settings())
+    assert [m.key for m in methods_of(flat)] == ["random", "herding", "dm", "whole"]
+    curved = methods_of(compose_settings())
     assert [m.key for m in curved] == ["random", "herding", "dm", "geodm", "whole"]
     assert [m.label for m in curved if m.is_main] == ["GeoDM"]

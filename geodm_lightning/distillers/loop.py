@@ -11,6 +11,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from geodm_lightning.distillers.checkpoint import load_checkpoint, save_checkpoint
 from geodm_lightning.distillers.matching import MatchingDistiller
+from geodm_lightning.distillers.state import capture, restore
 from geodm_lightning.site import Site
 
 
@@ -64,7 +65,7 @@ class DistillationCheckpoint(Callback):
             InputError: If a loss since the last check is not finite; nothing is written.
         """
         distiller.check_finite()
-        state = distiller.state()
+        state = capture(distiller)
         if distiller.processes.is_main:
             save_checkpoint(self.path, state)
 
@@ -79,7 +80,7 @@ def resume(distiller: MatchingDistiller, checkpoint: Path) -> int:
         InputError: If the checkpoint is damaged or of another run.
     """
     if checkpoint.is_file():
-        distiller.restore(load_checkpoint(checkpoint))
+        restore(distiller, load_checkpoint(checkpoint))
     return distiller.iteration
 
 
