@@ -17,14 +17,11 @@ def capture(distiller: MatchingDistiller) -> dict[str, Any]:
     Images and optimiser moments are gathered over the processes, so a run may be
     resumed on any number of them.
     """
-    num_classes = distiller.table.spec.num_classes
+    num_classes, processes = distiller.table.spec.num_classes, distiller.processes
+    pixels = distiller.synthetic.pixels
     moments = {
-        key: distiller.processes.gather(value, num_classes)
-        if _is_per_pixel(distiller, value)
-        else value
-        for key, value in distiller.image_optimizer.state.get(
-            distiller.synthetic.pixels, {}
-        ).items()
+        key: processes.gather(value, num_classes) if _is_per_pixel(distiller, value) else value
+        for key, value in distiller.image_optimizer.state.get(pixels, {}).items()
     }
     geometry = distiller.geometry_optimizer
     return {
