@@ -125,7 +125,7 @@ class MatchingDistiller(LightningModule):
             own = slice(classes.start - owned.start, classes.stop - owned.start)
             real = self.embed_real(indices[classes], draw.select(classes), iteration)
             synthetic = self.embed_synthetic(own, draw.select(classes), iteration)
-            generator = keyed_generator(self.seed, "frequencies", iteration)
+            generator = keyed_generator(self.seed, "frequencies", iteration, device=real.device)
             with torch.autocast(self.device.type, enabled=False):
                 terms = self.matching(real.float(), synthetic.float(), generator=generator)
             self.manual_backward(terms.total.sum())
