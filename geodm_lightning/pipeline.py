@@ -49,6 +49,8 @@ def run(config: DictConfig) -> None:
         raise SystemExit(processes.launch(settings["trainer"]["devices"]))
     processes.die_with_parent()
     keep_freed_memory()
+    if settings["trainer"]["threads"] is not None:
+        torch.set_num_threads(settings["trainer"]["threads"])
     site = Site(
         device=device,
         precision=settings["trainer"]["precision"],

@@ -24,6 +24,7 @@ FREE = (
     "trainer.accelerator",
     "trainer.devices",
     "trainer.strategy",
+    "trainer.threads",
     "distiller.classes_per_step",
     "distiller.checkpoint_every",
 )

@@ -85,6 +85,7 @@ NUMBERS = {
     "schedule.max_whole_steps": OPTIONAL_COUNT,
     "schedule.max_students": OPTIONAL_COUNT,
     "trainer.devices": COUNT,
+    "trainer.threads": OPTIONAL_COUNT,
 }
 CHOICES = {
     "trainer.accelerator": ("auto", "cpu", "gpu"),

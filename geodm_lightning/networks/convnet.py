@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from geodm_lightning.networks.network import Network, initialise_as_torch
+from geodm_lightning.networks.pooling import AveragePool
 from geodm_lightning.types import InputError
 
 DEPTHS = range(3, 7)
@@ -77,7 +78,7 @@ class ConvNet(Network):
                 skip_init(nn.Conv2d, inputs, width, kernel_size=3, padding=pad),
                 nn.GroupNorm(width, width),
                 nn.ReLU(inplace=True),
-                nn.AvgPool2d(2),
+                AveragePool(),
             ]
         self.blocks = nn.Sequential(*blocks)
         self.classifier = skip_init(nn.Linear, self.num_features, num_classes)
