@@ -27,9 +27,9 @@ def keep_freed_memory() -> None:
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-        libc.mallopt(mmap_threshold, 2**30)
+        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX
         libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_max, 0)  # large tensors too come from the heap that is kept
 
 
 Precision = Literal["32-true", "bf16-mixed"]

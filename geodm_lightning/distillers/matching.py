@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from geodm_lightning.data.augment import Augmentation
+from geodm_lightning.data.augment import Augmentation, AugmentDraw
 from geodm_lightning.data.normalise import normalise
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.distillers.synthetic import SyntheticImages
@@ -22,8 +23,15 @@ from geodm_lightning.processes import Processes
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.types import InputError
 
+CPU_CHUNK = 128  # real images a CPU embeds at once; more leave its caches and are slower
+
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 PlateauFactory = Callable[[Optimizer], ReduceLROnPlateau]
+
+
+def couples_images(network: nn.Module) -> bool:
+    """Whether a network in train mode mixes the images of a batch, as batch norm does."""
+    return any(isinstance(layer, _BatchNorm) for layer in network.modules())
 
 
 class StepSizes(NamedTuple):
@@ -141,17 +149,19 @@ class MatchingDistiller(LightningModule):
             self.log_rows()
 
     @torch.no_grad()
-    def embed_real(self, indices: Tensor, draw: Any, iteration: int) -> Tensor:
+    def embed_real(self, indices: Tensor, draw: AugmentDraw, iteration: int) -> Tensor:
         """Embed real images, indices ``(C, R)``, without a graph; features ``(C, R, d)``."""
         real = normalise(self.table.gather(indices), self.table.spec)
-        return self.embed(self.augmentation(real, draw), iteration)
+        images = self.augmentation(real, draw).flatten(0, 1)
+        network = self.pool.network(iteration)
+        whole = images.device.type != "cpu" or couples_images(network)
+        chunks = images.split(len(images) if whole else CPU_CHUNK)
+        features = torch.cat([network.embed(chunk) for chunk in chunks])
+        return features.unflatten(0, indices.shape)
 
-    def embed_synthetic(self, own: slice, draw: Any, iteration: int) -> Tensor:
+    def embed_synthetic(self, own: slice, draw: AugmentDraw, iteration: int) -> Tensor:
         """Embed this process's synthetic images of classes ``own``; features ``(C, S, d)``."""
-        return self.embed(self.augmentation(self.synthetic(own), draw), iteration)
-
-    def embed(self, images: Tensor, iteration: int) -> Tensor:
-        """Embed class-batched images ``(C, n, ch, h, w)`` in the network of the iteration."""
+        images = self.augmentation(self.synthetic(own), draw)
         features = self.pool.network(iteration).embed(images.flatten(0, 1))
         return features.unflatten(0, images.shape[:2])
 
