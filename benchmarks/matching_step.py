@@ -39,6 +39,7 @@ from geodm_lightning.matching.moments import MeanMatching
 from geodm_lightning.matching.transport import TransportMatching
 from geodm_lightning.networks.backbones import build_network
 from geodm_lightning.networks.pool import RandomPool
+from geodm_lightning.networks.pooling import AveragePool
 from geodm_lightning.processes import Processes
 from geodm_lightning.provenance import provenance
 from geodm_lightning.randomness import keyed_generator
@@ -92,7 +93,7 @@ class Steps:
         return distiller
 
     def per_class_loop(self) -> Callable[[int], None]:
-        """The published DM step: a new network, then one class after the other."""
+        """The published DM step: a new network with PyTorch's pooling, class after class."""
         images = normalise(self.table.gather(torch.arange(len(self.table))), SPEC)
         pixels = normalise(self.initial, SPEC).clone().requires_grad_()
         optimizer = torch.optim.SGD([pixels], lr=1.0, momentum=0.5)
@@ -100,6 +101,7 @@ class Steps:
         def step(iteration: int) -> None:
             network = build(generator=keyed_generator(0, "network", iteration)).to(self.device)
             network.requires_grad_(False).train()
+            use_torch_pooling(network)
             loss = torch.zeros((), device=self.device)
             for label in range(10):
                 order = torch.randperm(PER_CLASS)[: self.real_batch] + label * PER_CLASS
@@ -114,6 +116,14 @@ class Steps:
             optimizer.step()
 
         return step
+
+
+def use_torch_pooling(network: nn.Module) -> None:
+    """Put PyTorch's average pooling where the network has ours."""
+    for module in network.modules():
+        for name, child in module.named_children():
+            if isinstance(child, AveragePool):
+                setattr(module, name, nn.AvgPool2d(2))
 
 
 def synchronise(device: torch.device) -> None:
