@@ -109,7 +109,7 @@ def _tile(rows: Sequence[Tensor], *, background: str) -> NDArray[np.float32]:
         pixels = pixels.repeat_interleave(repeat, dim=2).repeat_interleave(repeat, dim=3)
         for j, image in enumerate(pixels):
             y, x = i * cell_height, j * cell_width
-            canvas[y : y + height * repeat, x : x + width * repeat] = image.permute(1, 2, 0)
+            canvas[y : y + height * repeat, x : x + width * repeat] = image.permute(1, 2, 0).numpy()
     return canvas
 
 
