@@ -97,8 +97,11 @@ def test_wandb_runs_offline_without_an_account(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("WANDB_SILENT", "true")
-    path = run_tiny(tmp_path, "logger=wandb", "baselines=[]", "stages=[distill]")
-    assert list((path / "wandb").glob("offline-run-*/*.wandb"))
+    path = run_tiny(tmp_path, "logger=wandb", "baselines=[]", "stages=[distill,evaluate]")
+    (record,) = (path / "wandb").glob("offline-run-*/*.wandb")
+    content = record.read_bytes()
+    for key in (b"distill/curvature/hyperbolic", b"distill/loss/transport", b"accuracy/geodm"):
+        assert key in content
     assert load_set(path / "distilled").manifest["iterations"] == 6
 
 

@@ -110,7 +110,9 @@ def load_set(folder: Path) -> DistilledSet:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
-        raise InputError(f"no distilled set in {folder}: {MANIFEST} is missing")
+        raise InputError(
+            f"no distilled set in {folder}: {MANIFEST} is missing; run the stage distill first"
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -57,7 +57,7 @@ def distill_by_matching(run: Run, method: Method) -> DistilledSet:
     if run.site.processes.is_main:
         tracker = CsvTracker(run.folder.metrics, stage="distill", series=method.key)
         tracker.truncate(step=first + 1)
-        loggers = [tracker, *run.loggers]
+        loggers = [tracker, *(run.loggers if method.is_main else ())]
     run_distillation(
         distiller,
         num_iterations=total,

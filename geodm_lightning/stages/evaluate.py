@@ -48,6 +48,8 @@ def evaluate(run: Run) -> Path:
         )
     if run.site.processes.is_main:
         save_results(run.folder.results, results)
+        for logger in run.loggers:
+            logger.log_metrics({f"accuracy/{result.method}": result.mean for result in results})
     run.site.processes.barrier()
     return run.folder.results
 
