@@ -133,15 +133,14 @@ def describe_protocol(protocol: Protocol) -> str:
 
 def _notes(results: Sequence[EvaluationResult]) -> tuple[str, ...]:
     protocol = results[0].protocol
-    repetitions = "; ".join(
-        f"{r.label}: {_count(len(r.students), 'student')}, {_count(len(r.seeds), 'seed')}"
-        + ("" if r.std_of_seeds is None else f", ± {100 * r.std_of_seeds:.1f} between seeds")
-        for r in results
+    between = ", ".join(
+        f"{r.label} {100 * r.std_of_seeds:.1f}" for r in results if r.std_of_seeds is not None
     )
     return (
         f"Protocol {describe_protocol(protocol)}.",
         "Accuracy on the test images after the last epoch, mean ± sample standard deviation "
-        f"over all students ({repetitions}).",
+        "over all students.",
+        *([f"Standard deviation between the means of the seeds: {between}."] if between else []),
         f"Students: {share(protocol.fraction)} of the published epochs.",
         *_schedule_notes(results),
         *(
@@ -150,10 +149,6 @@ def _notes(results: Sequence[EvaluationResult]) -> tuple[str, ...]:
             if r.ipc is None
         ),
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _schedule_notes(results: Sequence[EvaluationResult]) -> list[str]:

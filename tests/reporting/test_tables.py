@@ -33,7 +33,7 @@ def test_rows_by_hand(table):
 def test_notes_state_protocol_repetitions_and_shares(table):
     notes = "\n".join(table.notes)
     assert "Protocol A: convnet, 25 epochs of batches of 256, sgd at 0.01, momentum 0.9" in notes
-    assert "DM: 3 students, 1 seed" in notes
+    assert "between the means of the seeds" not in notes
     assert "Students: 2.5 % of the published epochs" in notes
     assert "GeoDM: 2.5 % of the published iterations" in notes
     assert "DM: 2.5" not in notes.replace("GeoDM", "")
@@ -45,7 +45,7 @@ def test_seeds_have_a_deviation_of_their_own(make_result):
     table = build_table([merged])
     # over students sqrt(4 · 0.05² / 3) = 5.8, over the two means 0.1 / sqrt(2) = 7.1
     assert table.rows[0] == ("DM", "10", "55.0 ± 5.8", "4", "2")
-    assert "± 7.1 between seeds" in "\n".join(table.notes)
+    assert "between the means of the seeds: DM 7.1." in "\n".join(table.notes)
 
 
 def test_refuses_mixed_protocols(make_result, protocol):
