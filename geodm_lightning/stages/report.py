@@ -47,6 +47,9 @@ def contents_of(run: Run) -> Report:
         for method in rows
     }
     results = load_results(run.folder.results)
+    metrics, labels = read_metrics(run.folder.metrics), {row.key: row.label for row in rows}
+    distilled = metrics.get("distill", {})
+    metrics["distill"] = {labels.get(key, key): curves for key, curves in distilled.items()}
     costs = [cost for label, distilled in sets.items() for cost in distillation_cost(distilled)]
     costs += [student_cost(result) for result in results]
     return Report(
@@ -54,7 +57,7 @@ def contents_of(run: Run) -> Report:
         class_names=run.data.spec.class_names,
         results=results,
         sets=sets,
-        metrics=read_metrics(run.folder.metrics),
+        metrics=metrics,
         costs=costs,
         configuration=run.folder.config.read_text(encoding="utf-8"),
         environment=json.loads(run.folder.environment.read_text(encoding="utf-8")),
