@@ -48,9 +48,9 @@ def contents_of(run: Run) -> Report:
     }
     results = load_results(run.folder.results)
     metrics, labels = read_metrics(run.folder.metrics), {row.key: row.label for row in rows}
-    distilled = metrics.get("distill", {})
-    metrics["distill"] = {labels.get(key, key): curves for key, curves in distilled.items()}
-    costs = [cost for label, distilled in sets.items() for cost in distillation_cost(distilled)]
+    by_key = metrics.get("distill", {})
+    metrics["distill"] = {labels.get(key, key): curves for key, curves in by_key.items()}
+    costs = [cost for distilled in sets.values() for cost in distillation_cost(distilled)]
     costs += [student_cost(result) for result in results]
     return Report(
         title=f"{run.settings['name']} · seed {run.seed}",
