@@ -108,7 +108,12 @@ def test_metrics_hold_every_term(finished):
 
 def test_a_finished_run_is_not_run_again(finished, capsys):
     folder, path = finished
-    parts = ["distilled/images.safetensors", "checkpoints/last.ckpt", "baselines/dm/manifest.json"]
+    parts = [
+        "distilled/images.safetensors",
+        "checkpoints/last.ckpt",
+        "baselines/dm/manifest.json",
+        "results.json",
+    ]
     before = [(path / part).stat().st_mtime_ns for part in parts]
     students = sorted((path / "students").rglob("*.json"))
     times = [student.stat().st_mtime_ns for student in students]
@@ -116,6 +121,16 @@ def test_a_finished_run_is_not_run_again(finished, capsys):
     assert [(path / part).stat().st_mtime_ns for part in parts] == before
     assert [student.stat().st_mtime_ns for student in students] == times
     assert "GeoDM" in capsys.readouterr().out
+
+
+def test_more_students_are_added_to_those_there_are(tmp_path):
+    path = run_tiny(tmp_path, "baselines=[]", "schedule.max_students=1")
+    (kept,) = (path / "students").rglob("*.json")
+    time_of_first = kept.stat().st_mtime_ns
+    (path / "config.yaml").unlink()
+    run_tiny(tmp_path, "baselines=[]", "schedule.max_students=3")
+    assert len(load_results(path / "results.json")[0].students) == 3
+    assert kept.stat().st_mtime_ns == time_of_first
 
 
 def test_other_settings_are_refused_before_anything_changes(finished):

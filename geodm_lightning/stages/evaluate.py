@@ -15,7 +15,8 @@ from geodm_lightning.evaluation.candidate import (
     candidate_from_set,
     candidate_from_table,
 )
-from geodm_lightning.evaluation.result import save_results
+from geodm_lightning.evaluation.protocol import Protocol
+from geodm_lightning.evaluation.result import load_results, save_results
 from geodm_lightning.evaluation.students import evaluate_students
 from geodm_lightning.methods import Method
 from geodm_lightning.provenance import provenance
@@ -31,11 +32,14 @@ def evaluate(run: Run) -> Path:
         The file of all results.
     """
     protocol = assembly.build_protocol(run.settings, run.data.spec)
+    candidates = {method: candidate_of(run, method) for method in run.methods}
+    if is_complete(run.folder.results, list(candidates.values()), protocol):
+        return run.folder.results
     results = []
-    for method in run.methods:
+    for method, candidate in candidates.items():
         results.append(
             evaluate_students(
-                candidate_of(run, method),
+                candidate,
                 test=run.data.test,
                 protocol=protocol,
                 seed=run.seed,
@@ -46,12 +50,30 @@ def evaluate(run: Run) -> Path:
                 provenance=provenance(run.site.device),
             )
         )
+    run.site.processes.barrier()
     if run.site.processes.is_main:
         save_results(run.folder.results, results)
         for logger in run.loggers:
             logger.log_metrics({f"accuracy/{result.method}": result.mean for result in results})
     run.site.processes.barrier()
     return run.folder.results
+
+
+def is_complete(path: Path, candidates: list[Candidate], protocol: Protocol) -> bool:
+    """Whether a file of results tells of these very images under this very protocol.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    if not path.is_file():
+        return False
+    found = [
+        (r.method, r.protocol.digest(), len(r.students), r.students[0].set_digest)
+        for r in load_results(path)
+    ]
+    return found == [
+        (c.method, protocol.digest(), protocol.num_students, c.digest) for c in candidates
+    ]
 
 
 def candidate_of(run: Run, method: Method) -> Candidate:
