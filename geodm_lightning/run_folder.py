@@ -27,6 +27,8 @@ FREE = (
     "trainer.threads",
     "distiller.classes_per_step",
     "distiller.checkpoint_every",
+    "evaluation.num_students",
+    "schedule.max_students",
 )
 
 
