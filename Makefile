@@ -4,16 +4,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test slow check format clean
+.PHONY: demo test check format clean
 
 demo: $(READY)  ## distil digits, train students on them, show the table (about three minutes)
 	$(BIN)/python experiments/run.py
 
 test: $(READY)  ## the default test suite with doctests, warnings as errors
 	$(BIN)/python -m pytest -n auto --dist worksteal
-
-slow: $(READY)  ## the tests that take long
-	$(BIN)/python -m pytest -m slow -n 0
 
 check: $(READY)  ## everything a change must pass
 	$(BIN)/ruff check .
