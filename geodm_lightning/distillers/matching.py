@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -190,28 +191,28 @@ class MatchingDistiller(LightningModule):
         Raises:
             InputError: If a term is not finite, naming the first one that is not.
         """
-        self.check_finite()
         scale = self.table.spec.num_classes * self.num_summed
-        means = {k: (self.processes.sum_(v.clone()) / scale).item() for k, v in self.sums.items()}
+        means = {name: value / scale for name, value in self.check_finite().items()}
         geometry = {f"distill/{k}": v for k, v in self.matching.geometry.state().items()}
         for logger in self.loggers:
             logger.log_metrics({**means, **geometry}, step=self.iteration)
         self.trainer.progress_bar_metrics.update({"loss": means["distill/loss"]})
         self.sums, self.num_summed = {}, 0
 
-    def check_finite(self) -> None:
+    def check_finite(self) -> dict[str, float]:
         """Stop on a loss that is not finite, before it is logged or saved.
+
+        Returns:
+            The sums of all terms since the last row, over all processes.
 
         Raises:
             InputError: Naming the term; raised on every process at once.
         """
         if not self.sums:
-            return
-        names = sorted(self.sums)
-        values = self.processes.sum_(torch.stack([self.sums[name] for name in names]).float())
-        broken = [
-            name for name, ok in zip(names, values.isfinite().tolist(), strict=True) if not ok
-        ]
+            return {}
+        stacked = self.processes.sum_(torch.stack(list(self.sums.values())).float())
+        values = dict(zip(self.sums, stacked.tolist(), strict=True))
+        broken = sorted(name for name, value in values.items() if not math.isfinite(value))
         if broken:
             terms = [name for name in broken if name != "distill/loss"] or broken
             raise InputError(
@@ -219,3 +220,4 @@ class MatchingDistiller(LightningModule):
                 "good checkpoint is kept: lower distiller.image_optimizer.lr or "
                 "distiller.geometry_optimizer.lr, or raise transport.epsilon"
             )
+        return values
