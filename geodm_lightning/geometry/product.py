@@ -77,38 +77,80 @@ class ProductManifold(nn.Module):
         weights = self.weights
         return [(*named[i], weights[i]) for i in self._active]
 
-    def cost(self, u: Tensor, v: Tensor) -> Tensor:
-        """Squared product distances between two sets; all factors share one Gram product.
+    def coordinates(self, u: Tensor) -> list[Tensor]:
+        """Normal coordinates of each factor in use, in the order of :meth:`active_factors`.
 
         Args:
-            u: Normal coordinates, shape ``(..., n, d)``.
-            v: Normal coordinates, shape ``(..., m, d)``.
+            u: Features, shape ``(..., n, d)``.
+
+        Returns:
+            One tensor ``(..., n, d_g)`` for each factor; factors that see all features share
+            the very same tensor.
+        """
+        return [u] * len(self._active)
+
+    def factor_costs(self, u: Tensor, v: Tensor) -> list[Tensor]:
+        """Squared distances on each factor in use; those that share coordinates share a product.
+
+        Args:
+            u: Features, shape ``(..., n, d)``.
+            v: Features, shape ``(..., m, d)``.
+
+        Returns:
+            One tensor ``(..., n, m)`` for each of :meth:`active_factors`, without its weight.
+        """
+        separation = pairwise(u, v)
+        return [
+            factor.squared_distance(*separation[:3], difference=separation.difference)
+            for _, factor, _ in self.active_factors()
+        ]
+
+    def centroids(self, u: Tensor) -> list[Tensor]:
+        """Mean point ``(..., d_g)`` of ``(..., n, d)`` on each factor in use."""
+        points = zip(self.active_factors(), self.coordinates(u), strict=True)
+        return [factor.centroid(own) for (_, factor, _), own in points]
+
+    def cost(self, u: Tensor, v: Tensor) -> Tensor:
+        """Squared product distances between two sets.
+
+        Args:
+            u: Features, shape ``(..., n, d)``.
+            v: Features, shape ``(..., m, d)``.
 
         Returns:
             Costs of shape ``(..., n, m)``.
         """
-        a, b, gap, difference = pairwise(u, v)
-        terms = [
-            weight * factor.squared_distance(a, b, gap, difference=difference)
-            for _, factor, weight in self.active_factors()
-        ]
-        return sum(terms[1:], start=terms[0])
+        return self._weighted_sum(self.factor_costs(u, v))
 
     def centroid_cost(self, u: Tensor, v: Tensor) -> Tensor:
         """Squared product distance between the centroids of two sets.
 
         Args:
-            u: Normal coordinates, shape ``(..., n, d)``.
-            v: Normal coordinates, shape ``(..., m, d)``.
+            u: Features, shape ``(..., n, d)``.
+            v: Features, shape ``(..., m, d)``.
 
         Returns:
             Costs of shape ``(...,)``; in flat space ``|mean(u) - mean(v)|^2``.
         """
-        terms = [
-            weight * factor.dist2(factor.centroid(u), factor.centroid(v))
-            for _, factor, weight in self.active_factors()
-        ]
-        return sum(terms[1:], start=terms[0])
+        return self.squared_distance(self.centroids(u), self.centroids(v))
+
+    def squared_distance(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+        """Squared product distance of paired points given factor by factor.
+
+        Args:
+            x: One tensor ``(..., d_g)`` of normal coordinates for each factor in use.
+            y: The same of the other points.
+
+        Returns:
+            Squared distances of shape ``(...,)``.
+        """
+        pairs = zip(self.active_factors(), x, y, strict=True)
+        return self._weighted_sum([factor.dist2(a, b) for (_, factor, _), a, b in pairs])
+
+    def _weighted_sum(self, terms: Sequence[Tensor]) -> Tensor:
+        """Sum of one term per factor in use, each times its weight."""
+        weighted = [w * term for (_, _, w), term in zip(self.active_factors(), terms, strict=True)]
+        return sum(weighted[1:], start=weighted[0])
 
     def embed(self, u: Tensor) -> list[Tensor]:
         """Coordinates ``sqrt(weight) * factor.embed(u)`` of the factors in use.
