@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from geodm_lightning.geometry.manifold import Manifold, at_least_float32
+from geodm_lightning.geometry.translation import translate
 from geodm_lightning.types import InputError
 
 CURVATURE_RANGE = (0.1, 5.0)  # magnitudes; the range of the GeoDM author's released code
@@ -131,11 +132,28 @@ class Curved(Manifold):
         first = self.cs(angle.clamp(max=self.max_angle)) / self.sqrt_magnitude
         return torch.cat([first, self._ratio(angle) * u], dim=-1)
 
+    def seen_from(self, u: Tensor, origin: Tensor) -> Tensor:
+        """See :meth:`Manifold.seen_from` and :mod:`geodm_lightning.geometry.translation`."""
+        return translate(
+            self._held(at_least_float32(u)),
+            self._held(at_least_float32(origin)),
+            curvature=self.curvature,
+            ratio=lambda length: self._ratio(self.sqrt_magnitude * length),
+            cosine=lambda length: self.cs(self.sqrt_magnitude * length),
+            squared_distance=self.squared_distance,
+        )
+
     def clamp_(self) -> None:
         """Put the curvature back into ``curvature_range``, in place."""
         low, high = self.curvature_range
         with torch.no_grad():
             self.log_magnitude.clamp_(math.log(low), math.log(high))
+
+    def _held(self, u: Tensor) -> Tensor:
+        """Points ``(..., d)``, those beyond ``max_angle`` moved along their ray to it."""
+        angle = self.sqrt_magnitude * torch.linalg.vector_norm(u, dim=-1, keepdim=True)
+        beyond = angle > self.max_angle
+        return torch.where(beyond, self.max_angle / torch.where(beyond, angle, 1), 1) * u
 
     def _ratio(self, angle: Tensor) -> Tensor:
         """``sn(angle) / angle``, the numerator held at ``max_angle``."""

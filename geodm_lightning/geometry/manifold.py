@@ -84,6 +84,12 @@ def paired(u: Tensor, v: Tensor) -> Separation:
     return Separation(a, b, torch.where(close, gap_close, gap_far), difference)
 
 
+def square_root(squared: Tensor) -> Tensor:
+    """Square root with a zero gradient at zero."""
+    positive = squared > 0
+    return torch.where(positive, torch.where(positive, squared, 1).sqrt(), 0)
+
+
 class Manifold(nn.Module, ABC):
     """A space of constant curvature whose points are given by normal coordinates.
 
@@ -130,6 +136,22 @@ class Manifold(nn.Module, ABC):
     def embed(self, u: Tensor) -> Tensor:
         """Coordinates in which characteristic functions are taken, ``(..., n, e)``."""
 
+    @abstractmethod
+    def seen_from(self, u: Tensor, origin: Tensor) -> Tensor:
+        """Normal coordinates of points as another point sees them.
+
+        They are the logarithms at ``origin``, carried to the tangent space of the pole by
+        parallel transport along the geodesic: lengths are distances from ``origin``, inner
+        products those of the metric there.
+
+        Args:
+            u: Normal coordinates, shape ``(..., n, d)``.
+            origin: The point that becomes the origin, shape ``(..., d)``.
+
+        Returns:
+            Normal coordinates of shape ``(..., n, d)``; 0 where a point is the origin.
+        """
+
     def clamp_(self) -> None:
         """Put the curvature back into its allowed range; nothing to do where it has none."""
 
@@ -143,11 +165,11 @@ class Manifold(nn.Module, ABC):
 
         Equal points are exactly 0 apart and receive a zero gradient.
         """
-        return _sqrt(self.dist2(u, v))
+        return square_root(self.dist2(u, v))
 
     def cdist(self, u: Tensor, v: Tensor) -> Tensor:
         """Distances ``(..., n, m)`` between ``(..., n, d)`` and ``(..., m, d)``."""
-        return _sqrt(self.squared_distance(*pairwise(u, v)[:3]))
+        return square_root(self.squared_distance(*pairwise(u, v)[:3]))
 
 
 class Euclidean(Manifold):
@@ -190,6 +212,10 @@ class Euclidean(Manifold):
         """Return ``u``."""
         return u
 
+    def seen_from(self, u: Tensor, origin: Tensor) -> Tensor:
+        """``u - origin``; see :meth:`Manifold.seen_from`."""
+        return at_least_float32(u) - at_least_float32(origin)[..., None, :]
+
 
 def _non_negative(x: Tensor) -> Tensor:
     """Lift rounding errors below zero and keep their gradient, which a clamp would drop.
@@ -197,9 +223,3 @@ def _non_negative(x: Tensor) -> Tensor:
     At the origin the gap is zero, rounded to either side, and its slope is not.
     """
     return x + (x.clamp(min=0) - x).detach()
-
-
-def _sqrt(squared: Tensor) -> Tensor:
-    """Square root with a zero gradient at zero."""
-    positive = squared > 0
-    return torch.where(positive, torch.where(positive, squared, 1).sqrt(), 0)
