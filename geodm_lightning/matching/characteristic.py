@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from geodm_lightning.geometry.product import ProductManifold
+from geodm_lightning.matching.sampler import FrequencySampler
 from geodm_lightning.matching.scaling import ScaledFeatures
 from geodm_lightning.types import InputError
 
@@ -37,13 +39,18 @@ class CharacteristicMatching(nn.Module):
         amplitude: Weight of the amplitude term (diversity).
         phase: Weight of the phase term (realism).
         scale: Factor on the loss; 300 in NCFM's released code.
+        sampler: Network that turns Gaussian frequencies into learned ones; ``None``, NCFM's
+            default, leaves them as they are. Its parameters are to be ascended.
 
     Raises:
-        InputError: If a number is negative or not finite, or there is no frequency.
+        InputError: If a number is negative or not finite, there is no frequency, or only one
+            for a sampler.
 
     References:
         Wang et al., "Dataset distillation with neural characteristic function", 2025.
     """
+
+    min_synthetic: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -51,10 +58,12 @@ class CharacteristicMatching(nn.Module):
         amplitude: float = 0.5,
         phase: float = 0.5,
         scale: float = 300.0,
+        sampler: FrequencySampler | None = None,
     ) -> None:
         super().__init__()
-        if num_frequencies < 1:
-            raise InputError(f"num_frequencies must be at least 1, got {num_frequencies}")
+        fewest = 1 if sampler is None else 2  # a sampler normalises over its frequencies
+        if num_frequencies < fewest:
+            raise InputError(f"num_frequencies must be at least {fewest}, got {num_frequencies}")
         for name, value in (("amplitude", amplitude), ("phase", phase), ("scale", scale)):
             if not 0 <= value < math.inf:
                 raise InputError(f"{name} must not be negative, got {value}")
@@ -62,6 +71,11 @@ class CharacteristicMatching(nn.Module):
         self.amplitude = amplitude
         self.phase = phase
         self.scale = scale
+        self.sampler = sampler
+
+    def ascending_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that raise the loss while all others lower it."""
+        return [] if self.sampler is None else list(self.sampler.parameters())
 
     def magnitude(self, features: ScaledFeatures) -> Tensor:
         """Size of the loss of each class ``(C,)`` relative to NCFM's: 1, whatever the network."""
@@ -82,6 +96,8 @@ class CharacteristicMatching(nn.Module):
         """
         blocks = geometry.embed(features.real)
         frequencies = draw_frequencies(blocks, self.num_frequencies, generator=generator)
+        if self.sampler is not None:
+            frequencies = self.sampler(frequencies)
         real = _characteristic(blocks, frequencies)
         synthetic = _characteristic(geometry.embed(features.synthetic), frequencies)
 
