@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from geodm_lightning.transport.coupling import marginal_error
 from geodm_lightning.types import InputError
 
 
@@ -78,9 +79,7 @@ def sinkhorn(cost: Tensor, *, epsilon: float | Tensor, num_iters: int) -> Plan:
 
         torch.add(log_kernel, f[..., None], out=buffer)
         plan = buffer.add_(g[..., None, :]).exp_().div_(num_rows * num_columns)
-        row_error = (plan.sum(-1) - 1 / num_rows).abs().sum(-1)
-        column_error = (plan.sum(-2) - 1 / num_columns).abs().sum(-1)
-        return Plan(plan, f * temperature, g * temperature, row_error + column_error)
+        return Plan(plan, f * temperature, g * temperature, marginal_error(plan))
 
 
 def entropic_cost(cost: Tensor, *, epsilon: float | Tensor, num_iters: int) -> Tensor:
@@ -145,16 +144,24 @@ def sinkhorn_divergence(
         Feydy et al., "Interpolating between OT and MMD using Sinkhorn divergences", 2019.
     """
     between, within_x, within_y = (
-        _entropic_value(cost, epsilon=epsilon, num_iters=num_iters)
+        dual_value(cost, sinkhorn(cost, epsilon=epsilon, num_iters=num_iters))
         for cost in (cost_xy, cost_xx, cost_yy)
     )
     return between - (within_x + within_y) / 2
 
 
-def _entropic_value(cost: Tensor, *, epsilon: float | Tensor, num_iters: int) -> Tensor:
-    """Dual value ``<a, f> + <b, g>`` of the problem, with the plan for its gradient."""
-    plan, f, g, _ = sinkhorn(cost, epsilon=epsilon, num_iters=num_iters)
-    return f.mean(-1) + g.mean(-1) + (plan * (cost - cost.detach())).sum((-2, -1))
+def dual_value(cost: Tensor, solution: Plan) -> Tensor:
+    """Value ``<a, f> + <b, g>`` of the entropic problem, whose gradient is the plan.
+
+    Args:
+        cost: Ground costs ``(..., n, m)`` that were solved.
+        solution: Their solution by :func:`sinkhorn`.
+
+    Returns:
+        Values of shape ``(...,)``: transported cost and entropy, differentiable in ``cost``.
+    """
+    change = (solution.plan * (cost - cost.detach())).sum((-2, -1))
+    return solution.f.mean(-1) + solution.g.mean(-1) + change
 
 
 def _logsumexp(kernel: Tensor, potential: Tensor, *, dim: int, buffer: Tensor) -> Tensor:
