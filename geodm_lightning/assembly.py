@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from geodm_lightning.data.augment import augmentation_for
 from geodm_lightning.data.datamodule import RealDataModule
 from geodm_lightning.distillers.matching import MatchingDistiller, StepSizes
 from geodm_lightning.distillers.pretrain import PretrainSettings, State, pretrained_states
+from geodm_lightning.distillers.real_features import RealFeatures
 from geodm_lightning.distillers.synthetic import SyntheticImages, initial_images
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.matching.geodm import GeometricMatching
@@ -26,14 +28,6 @@ from geodm_lightning.site import Site
 from geodm_lightning.types import DatasetSpec, InputError
 
 DRY_RUN_IMAGES = 64  # real images per class a dry run looks at
-EUCLIDEAN = {
-    "_target_": "geodm_lightning.geometry.product.build_product",
-    "factors": ["euclidean"],
-    "curvature": {},
-    "weights": [1.0],
-    "learn_curvature": False,
-    "learn_weights": False,
-}
 
 
 def instantiate(config: dict[str, Any]) -> Any:
@@ -95,20 +89,19 @@ def network_builder(
     return build
 
 
-def build_matching(settings: dict[str, Any], *, euclidean: bool) -> GeometricMatching:
-    """Build the loss, with the configured geometry or as its Euclidean original.
+def build_matching(settings: dict[str, Any]) -> GeometricMatching:
+    """Build the loss in the configured geometry.
 
     Raises:
         InputError: If a factor is unknown or a curvature, weight or epsilon is out of range.
     """
     matching = settings["matching"]
-    geometry = instantiate(EUCLIDEAN if euclidean else settings["geometry"])
-    with_transport = not euclidean and matching["transport_weight"] > 0
+    with_transport = matching["transport_weight"] > 0
     return GeometricMatching(
         base=instantiate(matching["base"]),
-        geometry=geometry,
+        geometry=instantiate(settings["geometry"]),
         transport=instantiate(settings["transport"]) if with_transport else None,
-        transport_weight=matching["transport_weight"] if with_transport else 0.0,
+        transport_weight=matching["transport_weight"],
         curvature_weight=matching["curvature_weight"],
         entropy_weight=matching["entropy_weight"],
     )
@@ -194,8 +187,39 @@ def herding_network(settings: dict[str, Any], data: RealDataModule, site: Site) 
     return network.to(site.device).eval()
 
 
+def sharing_key(settings: dict[str, Any]) -> str:
+    """Return what decides the real features of an iteration; equal keys may share them."""
+    options = settings["distiller"]
+    shared = (
+        settings["seed"],
+        settings["data"],
+        settings["network"],
+        settings["pool"],
+        options["augmentation"],
+        options["classes_per_step"],
+        real_batch(settings),
+    )
+    return json.dumps(shared, sort_keys=True)
+
+
+def real_batch(settings: dict[str, Any]) -> int:
+    """Return the real images per class of an iteration, under the schedule's cap."""
+    return _capped(settings["distiller"]["real_batch"], settings["schedule"]["max_real_batch"])
+
+
+def build_real_features(settings: dict[str, Any], data: RealDataModule, site: Site) -> RealFeatures:
+    """Build the source of real features, with its networks trained where they must be."""
+    return RealFeatures(
+        data.train,
+        build_pool(settings, data, site),
+        augmentation_for(data.spec, **settings["distiller"]["augmentation"]),
+        real_batch=real_batch(settings),
+        seed=settings["seed"],
+    )
+
+
 def build_distiller(
-    settings: dict[str, Any], data: RealDataModule, site: Site, *, euclidean: bool
+    settings: dict[str, Any], data: RealDataModule, site: Site, real: RealFeatures
 ) -> MatchingDistiller:
     """Build the module that learns the images, on the device of ``site``."""
     options, spec = settings["distiller"], data.spec
@@ -208,24 +232,16 @@ def build_distiller(
         classes=site.processes.shard(spec.num_classes),
         generator=keyed_generator(settings["seed"], "initial"),
     )
-    synthetic = SyntheticImages(
-        initial, spec=spec, space=options["space"], factor=options["factor"]
-    )
     return MatchingDistiller(
-        synthetic,
-        build_matching(settings, euclidean=euclidean).to(site.device),
-        table=data.train,
-        pool=build_pool(settings, data, site),
-        augmentation=augmentation_for(spec, **options["augmentation"]),
+        SyntheticImages(initial, spec=spec, space=options["space"], factor=options["factor"]),
+        build_matching(settings).to(site.device),
+        real=real,
         image_optimizer=instantiate(options["image_optimizer"]),
         geometry_optimizer=instantiate(options["geometry_optimizer"]),
         image_scheduler=scheduler and instantiate(scheduler),
         sizes=StepSizes(
-            real_batch=_capped(options["real_batch"], settings["schedule"]["max_real_batch"]),
-            classes_per_step=options["classes_per_step"],
-            log_every=options["log_every"],
+            classes_per_step=options["classes_per_step"], log_every=options["log_every"]
         ),
-        seed=settings["seed"],
         processes=site.processes,
     )
 
@@ -238,7 +254,7 @@ def check_buildable(settings: dict[str, Any], spec: DatasetSpec) -> None:
     """
     options = settings["distiller"]
     build_protocol(settings, spec)
-    build_matching(settings, euclidean=False)
+    build_matching(settings)
     augmentation_for(spec, **options["augmentation"])
     generator = keyed_generator(settings["seed"], "check")
     for network in (settings["network"], settings["evaluation"]["student"]):

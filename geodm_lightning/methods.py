@@ -1,8 +1,22 @@
-"""The rows of a run's table: its own method and the baselines beside it."""
+"""The rows of a run's table: its own method, the baselines and the variants beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from geodm_lightning.types import InputError
+
+Settings = dict[str, Any]
+VARIABLE = ("geometry", "transport", "matching", "distiller", "pool")  # what a variant may change
+EUCLIDEAN: Settings = {
+    "_target_": "geodm_lightning.geometry.product.build_product",
+    "factors": ["euclidean"],
+    "curvature": {},
+    "weights": [1.0],
+    "learn_curvature": False,
+    "learn_weights": False,
+}
 
 
 class Method(NamedTuple):
@@ -12,31 +26,117 @@ class Method(NamedTuple):
         key: Name in files, such as ``"geodm"`` or ``"random"``.
         label: Name shown to readers.
         kind: ``"matching"``, ``"selection"`` or ``"whole"``.
-        is_main: Whether it is the run's own method rather than a baseline.
-        euclidean: Whether geometry and transport are switched off.
+        settings: The run's settings as this row sees them.
+        is_main: Whether it is the run's own method rather than one beside it.
     """
 
     key: str
     label: str
     kind: str
+    settings: Settings
     is_main: bool = False
-    euclidean: bool = False
 
 
-def methods_of(settings: dict[str, Any]) -> list[Method]:
-    """Return the rows of a run, baselines in the order of the table and the method last but one."""
-    matching = settings["matching"]
-    flat = settings["geometry"]["factors"] == ["euclidean"] and matching["transport_weight"] == 0
-    base = Method(matching["name"], matching["label"], "matching", euclidean=True)
+def methods_of(settings: Settings) -> list[Method]:
+    """Return the rows of a run in the order of the table, the method last but one.
+
+    Raises:
+        InputError: If a variant has the name of another row or changes what it may not.
+    """
+    matching, wanted = settings["matching"], settings["baselines"]
+    flat = is_flat(settings)
+    base = Method(matching["name"], matching["label"], "matching", flattened(settings))
     suffix = "" if matching["name"] == "dm" else f" ({matching['label']})"
-    main = base if flat else Method("geodm", f"GeoDM{suffix}", "matching")
-    wanted = settings["baselines"]
+    main = base if flat else Method("geodm", f"GeoDM{suffix}", "matching", settings)
     rows = {
-        "random": Method("random", "Random real images", "selection"),
-        "herding": Method("herding", "Herding", "selection"),
+        "random": Method("random", "Random real images", "selection", settings),
+        "herding": Method("herding", "Herding", "selection", settings),
         "base": None if flat else base,
-        "whole": Method("whole", "Whole training set", "whole"),
+        "control": None
+        if flat or controlled(settings) == settings
+        else Method("control", f"Fixed geometry{suffix}", "matching", controlled(settings)),
+        "whole": Method("whole", "Whole training set", "whole", settings),
     }
-    before = [rows[name] for name in ("random", "herding", "base") if name in wanted]
+    before = [rows[name] for name in ("random", "herding", "base", "control") if name in wanted]
     after = [rows["whole"]] if "whole" in wanted else []
-    return [row for row in (*before, main._replace(is_main=True), *after) if row is not None]
+    variants = variants_of(settings)
+    taken = {row.key for row in (*rows.values(), main) if row is not None}
+    for variant in variants:
+        if variant.key in taken:
+            raise InputError(f"variant {variant.key!r} has the name of another row; rename it")
+    all_rows = (*before, *variants, main._replace(is_main=True), *after)
+    return [row for row in all_rows if row is not None]
+
+
+def variants_of(settings: Settings) -> list[Method]:
+    """Return the rows that the settings' ``variants`` describe.
+
+    Raises:
+        InputError: If a variant changes what all rows of a table share.
+    """
+    rows = []
+    for key, variant in (settings.get("variants") or {}).items():
+        changes = {name: value for name, value in variant.items() if name != "label"}
+        fixed = [name for name in changes if name not in VARIABLE]
+        if fixed:
+            raise InputError(
+                f"variant {key!r} changes {fixed[0]!r}, which all rows of a table share; it may "
+                f"change {', '.join(VARIABLE)}"
+            )
+        settings_of_row = changed(settings, changes, name=f"variants.{key}")
+        rows.append(Method(key, variant.get("label", key), "matching", settings_of_row))
+    return rows
+
+
+def is_flat(settings: Settings) -> bool:
+    """Whether the settings are those of the strategy without geometry and transport."""
+    return (
+        settings["geometry"]["factors"] == ["euclidean"]
+        and settings["matching"]["transport_weight"] == 0
+    )
+
+
+def flattened(settings: Settings) -> Settings:
+    """Return the settings of the Euclidean original: the strategy alone."""
+    matching = {**settings["matching"], "transport_weight": 0.0}
+    return {**settings, "geometry": EUCLIDEAN, "matching": matching}
+
+
+def controlled(settings: Settings) -> Settings:
+    """Return the settings of the control: curvature 1 and equal weights, nothing learned."""
+    geometry = settings["geometry"]
+    fixed = {
+        "curvature": dict.fromkeys(geometry["curvature"], 1.0),
+        "weights": None,
+        "learn_curvature": False,
+        "learn_weights": False,
+    }
+    return {**settings, "geometry": {**geometry, **fixed}}
+
+
+def changed(settings: Mapping[str, Any], changes: Mapping[str, Any], *, name: str) -> Settings:
+    """Return settings with changes merged in, mapping by mapping.
+
+    A mapping whose ``_target_`` changes is replaced whole, as its entries belong to another
+    constructor; so is one that was null or empty.
+
+    Args:
+        settings: Settings to start from; left as they are.
+        changes: What replaces or is merged into them.
+        name: How to call the changes in an error.
+
+    Raises:
+        InputError: If a change names a key that the settings do not have.
+    """
+    merged = dict(settings)
+    for key, value in changes.items():
+        if key not in settings:
+            known = ", ".join(settings)
+            raise InputError(f"{name}.{key} is not a setting; choose among {known}")
+        old = settings[key]
+        same_kind = isinstance(old, Mapping) and isinstance(value, Mapping) and bool(old)
+        if same_kind and value.get("_target_", old.get("_target_")) == old.get("_target_"):
+            merged[key] = changed(old, value, name=f"{name}.{key}")
+        else:
+            merged[key] = value
+    return merged

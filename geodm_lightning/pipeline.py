@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from geodm_lightning import assembly, processes
 from geodm_lightning.data.datamodule import RealDataModule
+from geodm_lightning.methods import methods_of
 from geodm_lightning.provenance import provenance
 from geodm_lightning.reporting.tracking import wandb_tracker
 from geodm_lightning.run_folder import RunFolder
@@ -37,12 +38,16 @@ def run(config: DictConfig) -> None:
     values: Any = OmegaConf.to_container(config, resolve=True)
     check_settings(values)
     settings = shortened(values)
+    rows = methods_of(settings)
+    for row in rows:
+        check_settings(row.settings)
     accelerator = choose_accelerator(settings["trainer"])
     seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
     several = settings["trainer"]["devices"] > 1 and not processes.launched()
     device = torch.device("cpu") if several else processes.own_device(accelerator)
     data = assembly.build_data(settings, device)
-    assembly.check_buildable(settings, data.spec)
+    for row in rows:
+        assembly.check_buildable(row.settings, data.spec)
     for seed in seeds:
         folder_of(settings, seed).check_same({**settings, "seed": seed})
     if several:

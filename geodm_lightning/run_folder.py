@@ -15,6 +15,7 @@ from geodm_lightning.types import InputError
 FREE = (
     "stages",
     "baselines",
+    "variants",  # a row that was made before is compared with the settings in its manifest
     "num_seeds",
     "run_dir",
     "cache_dir",
@@ -113,18 +114,30 @@ class RunFolder(NamedTuple):
             raise InputError(
                 f"damaged {self.config}: not YAML; delete the run folder or choose name=NAME"
             ) from error
-        old, new = dict(_flatten(before or {})), dict(_flatten(settings))
-        differing = [
-            f"{key} ({old.get(key, 'unset')} there, {new.get(key, 'unset')} now)"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and not _is_free(key)
-        ]
+        differing = differences(before or {}, settings)
         if differing:
             raise InputError(
                 f"run folder {self.path} belongs to another configuration: "
                 f"{'; '.join(differing)}; choose a new one, for example "
                 f"name={settings['name']}_{_unused(self.path.parent)}"
             )
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return the settings that differ and may not, each with both values.
+
+    Args:
+        old: Settings before.
+        new: Settings now.
+        prefix: Key under which both lie, to name theirs in full.
+    """
+    dot = f"{prefix}." if prefix else ""
+    before, now = dict(_flatten(old, dot)), dict(_flatten(new, dot))
+    return [
+        f"{key} ({before.get(key, 'unset')} there, {now.get(key, 'unset')} now)"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not _is_free(key)
+    ]
 
 
 def _is_free(key: str) -> bool:

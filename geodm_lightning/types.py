@@ -57,9 +57,16 @@ class MatchingTerms(NamedTuple):
     """Loss of a matching step, one value per class.
 
     Attributes:
-        total: ``(C,)`` differentiable sum of all weighted terms.
-        parts: Detached named terms of shape ``(C,)``, for logging.
+        shares: Differentiable summands of the loss, ``(C,)`` each, by the component of the
+            program that computes them: ``"geometry"``, and ``"transport"`` where there is any.
+        parts: Detached named terms of shape ``(C,)`` before they are weighted, for logging.
     """
 
-    total: Tensor
+    shares: dict[str, Tensor]
     parts: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """Differentiable sum of all weighted terms, ``(C,)``."""
+        first, *others = self.shares.values()
+        return sum(others, start=first)

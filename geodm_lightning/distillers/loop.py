@@ -1,18 +1,54 @@
-"""The iterations of a distillation: streamed, checkpointed, resumed."""
+"""The iterations of distillations: in lockstep, streamed, checkpointed, resumed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers.logger import Logger
+from torch.optim import Optimizer
 
 from geodm_lightning.distillers.checkpoint import load_checkpoint, save_checkpoint
 from geodm_lightning.distillers.matching import MatchingDistiller
 from geodm_lightning.distillers.state import capture, restore
 from geodm_lightning.site import Site
+
+
+class Member(NamedTuple):
+    """One distillation among those that run in lockstep.
+
+    Attributes:
+        distiller: The module; its trackers receive the rows of its metrics.
+        checkpoint: File it is saved to, and taken up from if it is there.
+    """
+
+    distiller: MatchingDistiller
+    checkpoint: Path
+
+    def resume(self) -> int:
+        """Take up the checkpoint, if there is one.
+
+        Returns:
+            Iterations already made.
+
+        Raises:
+            InputError: If the checkpoint is damaged or of another run.
+        """
+        if self.checkpoint.is_file():
+            restore(self.distiller, load_checkpoint(self.checkpoint))
+        return self.distiller.iteration
+
+    def save(self) -> None:
+        """Gather the state on all processes and let the main one write it.
+
+        Raises:
+            InputError: If a loss since the last check is not finite; nothing is written.
+        """
+        self.distiller.check_finite()
+        state = capture(self.distiller)
+        if self.distiller.processes.is_main:
+            save_checkpoint(self.checkpoint, state)
 
 
 class IterationStream:
@@ -33,88 +69,91 @@ class IterationStream:
         return iter(self.iterations)
 
 
-class DistillationCheckpoint(Callback):
-    """Saves the state of a distillation every few iterations and at the end.
+class Lockstep(LightningModule):
+    """Distillations that make the same iteration one after the other.
+
+    Where they share their :class:`RealFeatures`, the real images of an iteration are embedded
+    once for all of them. Each ends with the images it would have made alone.
 
     Args:
-        path: File to write; it always holds the last good state.
+        members: The distillations; those that are ahead wait for the others.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.members = list(members)
+        for index, member in enumerate(members):
+            self.add_module(f"member_{index}", member.distiller)
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """Return the optimisers of all members."""
+        return [o for m in self.members for o in m.distiller.configure_optimizers()]
+
+    def waiting(self, iteration: int) -> list[Member]:
+        """Return the members whose next iteration this is."""
+        return [m for m in self.members if m.distiller.iteration == iteration]
+
+    def training_step(self, iteration: int) -> None:
+        """Run one iteration of every member that has not made it yet."""
+        waiting = self.waiting(iteration)
+        for feature_source in {id(m.distiller.real): m.distiller.real for m in waiting}.values():
+            feature_source.num_users = sum(m.distiller.real is feature_source for m in waiting)
+        for member in waiting:
+            member.distiller.training_step(iteration)
+
+
+class DistillationCheckpoint(Callback):
+    """Saves the state of every distillation every few iterations and at the end.
+
+    Args:
         every: Iterations between two checkpoints.
     """
 
-    def __init__(self, path: Path, *, every: int) -> None:
-        self.path = path
+    def __init__(self, *, every: int) -> None:
         self.every = every
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: int, batch_idx: int
     ) -> None:
-        """Save after every ``every``-th iteration."""
-        assert isinstance(pl_module, MatchingDistiller)
-        if pl_module.iteration % self.every == 0:
-            self.save(pl_module)
+        """Save after every ``every``-th iteration those that made it."""
+        assert isinstance(pl_module, Lockstep)
+        if (batch + 1) % self.every == 0:
+            for member in pl_module.waiting(batch + 1):
+                member.save()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last state."""
-        assert isinstance(pl_module, MatchingDistiller)
-        self.save(pl_module)
-
-    def save(self, distiller: MatchingDistiller) -> None:
-        """Gather the state on all processes and let the main one write it.
-
-        Raises:
-            InputError: If a loss since the last check is not finite; nothing is written.
-        """
-        distiller.check_finite()
-        state = capture(distiller)
-        if distiller.processes.is_main:
-            save_checkpoint(self.path, state)
+        assert isinstance(pl_module, Lockstep)
+        for member in pl_module.members:
+            member.save()
 
 
-def resume(distiller: MatchingDistiller, checkpoint: Path) -> int:
-    """Take up a checkpoint, if there is one.
-
-    Returns:
-        Iterations already made.
-
-    Raises:
-        InputError: If the checkpoint is damaged or of another run.
-    """
-    if checkpoint.is_file():
-        restore(distiller, load_checkpoint(checkpoint))
-    return distiller.iteration
-
-
-def run_distillation(
-    distiller: MatchingDistiller,
+def run_distillations(
+    members: Sequence[Member],
     *,
     num_iterations: int,
-    checkpoint: Path,
     checkpoint_every: int,
     site: Site,
-    loggers: Sequence[Logger],
     callbacks: Sequence[Callback],
 ) -> None:
-    """Run a distillation to its end, from the iteration it stands at.
+    """Run distillations in lockstep to their end, each from the iteration it stands at.
 
     Args:
-        distiller: Module to train; on return it holds the final images and geometry.
+        members: Distillations; on return they hold their final images and geometry.
         num_iterations: Iterations of the whole run.
-        checkpoint: File to save to.
         checkpoint_every: Iterations between two checkpoints.
         site: Where to compute.
-        loggers: Receive the rows of the metrics, on the main process.
         callbacks: Further callbacks, such as a progress bar.
 
     Raises:
-        InputError: If a loss is not finite; the last good checkpoint is kept.
+        InputError: If a loss is not finite; the last good checkpoints are kept.
     """
-    if distiller.iteration >= num_iterations:
+    first = min(member.distiller.iteration for member in members)
+    if first >= num_iterations:
         return
-    saving = DistillationCheckpoint(checkpoint, every=checkpoint_every)
-    is_main = site.processes.is_main
+    saving = DistillationCheckpoint(every=checkpoint_every)
     trainer = site.trainer(
-        max_epochs=1,
-        logger=list(loggers) if is_main and loggers else False,
-        callbacks=[*(callbacks if is_main else ()), saving],
+        max_epochs=1, callbacks=[*(callbacks if site.processes.is_main else ()), saving]
     )
-    trainer.fit(distiller, IterationStream(distiller.iteration, num_iterations))
+    trainer.fit(Lockstep(members), IterationStream(first, num_iterations))

@@ -4,48 +4,37 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from lightning import LightningModule
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from lightning.pytorch.loggers.logger import Logger
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from geodm_lightning.data.augment import Augmentation, AugmentDraw
-from geodm_lightning.data.normalise import normalise
-from geodm_lightning.data.table import ImageTable
+from geodm_lightning.distillers.real_features import RealFeatures
 from geodm_lightning.distillers.synthetic import SyntheticImages
+from geodm_lightning.ledger import Ledger
 from geodm_lightning.matching.geodm import GeometricMatching
-from geodm_lightning.networks.pool import NetworkPool
 from geodm_lightning.processes import Processes
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.types import InputError
-
-CPU_CHUNK = 128  # real images a CPU embeds at once; more leave its caches and are slower
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 PlateauFactory = Callable[[Optimizer], ReduceLROnPlateau]
 
 
-def couples_images(network: nn.Module) -> bool:
-    """Whether a network in train mode mixes the images of a batch, as batch norm does."""
-    return any(isinstance(layer, _BatchNorm) for layer in network.modules())
-
-
 class StepSizes(NamedTuple):
-    """How much one iteration looks at, and how often it reports.
+    """How much one iteration holds at once, and how often it reports.
 
     Attributes:
-        real_batch: Real images drawn per class; all of a class where it has fewer.
         classes_per_step: Classes whose activations are held at once; the gradient is
             the same for any value, only memory changes.
         log_every: Iterations averaged into one row of the metrics.
     """
 
-    real_batch: int
     classes_per_step: int
     log_every: int
 
@@ -62,15 +51,12 @@ class MatchingDistiller(LightningModule):
     Args:
         synthetic: Images of the classes this process owns.
         matching: Loss in the product space, with its learnable geometry.
-        table: Real training images.
-        pool: Networks, one per iteration.
-        augmentation: Differentiable augmentation.
+        real: Features of the real images of an iteration, with the networks.
         image_optimizer: Factory for the optimiser of the pixels.
         geometry_optimizer: Factory for the optimiser of curvatures and weights.
         image_scheduler: Factory for a schedule of the pixels' rate that watches the summed
             loss of each iteration, None for a constant rate.
-        sizes: Batch sizes and the logging interval.
-        seed: Seed of the run; every draw is keyed by it and the iteration.
+        sizes: Classes at once and the logging interval.
         processes: Place among the processes of the run.
     """
 
@@ -79,34 +65,40 @@ class MatchingDistiller(LightningModule):
         synthetic: SyntheticImages,
         matching: GeometricMatching,
         *,
-        table: ImageTable,
-        pool: NetworkPool,
-        augmentation: Augmentation,
+        real: RealFeatures,
         image_optimizer: OptimizerFactory,
         geometry_optimizer: OptimizerFactory,
         image_scheduler: PlateauFactory | None = None,
         sizes: StepSizes,
-        seed: int,
         processes: Processes,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.synthetic = synthetic
         self.matching = matching
-        self.table = table
-        self.pool = pool
-        self.augmentation = augmentation
+        self.real = real
         self.sizes = sizes
-        self.seed = seed
         self.processes = processes
+        self.trackers: Sequence[Logger] = ()
         self.iteration = 0
         self.seconds = 0.0
         self.sums: dict[str, Tensor] = {}
         self.num_summed = 0
+        self.ledger = Ledger(synthetic.pixels.device, measure_every=sizes.log_every)
         self.image_optimizer = image_optimizer([synthetic.pixels])
         self.image_scheduler = image_scheduler(self.image_optimizer) if image_scheduler else None
         geometry = list(self.geometry_parameters())
         self.geometry_optimizer = geometry_optimizer(geometry) if geometry else None
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return self.real.seed
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data set, over all processes."""
+        return self.real.table.spec.num_classes
 
     def geometry_parameters(self) -> Iterable[Tensor]:
         """Yield the learnable curvature and weight parameters, if any."""
@@ -119,52 +111,63 @@ class MatchingDistiller(LightningModule):
 
     def training_step(self, iteration: int) -> None:
         """Run one iteration: all owned classes, one step of every optimiser."""
-        started = time.perf_counter()
+        started, before = time.perf_counter(), sum(self.ledger.seconds.values())
         for optimizer in self.configure_optimizers():
             optimizer.zero_grad(set_to_none=True)
-        num_classes = self.table.spec.num_classes
-        generator = keyed_generator(self.seed, "real", iteration)
-        indices = self.table.draw(self.sizes.real_batch, generator=generator)
-        generator = keyed_generator(self.seed, "augment", iteration)
-        draw = self.augmentation.draw(num_classes, generator=generator)
-        owned = self.processes.shard(num_classes)
-        loss = torch.zeros((), device=self.synthetic.pixels.device)
-        for start in range(owned.start, owned.stop, self.sizes.classes_per_step):
-            classes = slice(start, min(start + self.sizes.classes_per_step, owned.stop))
-            own = slice(classes.start - owned.start, classes.stop - owned.start)
-            real = self.embed_real(indices[classes], draw.select(classes), iteration)
-            synthetic = self.embed_synthetic(own, draw.select(classes), iteration)
-            generator = keyed_generator(self.seed, "frequencies", iteration, device=real.device)
-            with torch.autocast(self.device.type, enabled=False):
-                terms = self.matching(real.float(), synthetic.float(), generator=generator)
-            self.manual_backward(terms.total.sum())
-            self.accumulate(terms.total.detach(), terms.parts)
-            loss += terms.total.detach().sum()
-        self.step_optimizers()
-        if self.image_scheduler is not None:
-            self.image_scheduler.step(self.processes.sum_(loss).item())
+        with self.ledger.iteration(iteration):
+            losses = [self.match(classes, iteration) for classes in self.chunks()]
+            with self.ledger.section("optimiser"):
+                self.step_optimizers(sum(losses, start=losses[0].new_zeros(())))
         self.iteration = iteration + 1
         self.num_summed += 1
-        self.seconds += time.perf_counter() - started
+        charged = sum(self.ledger.seconds.values()) - before
+        self.seconds += max(time.perf_counter() - started, charged)
         if self.iteration % self.sizes.log_every == 0:
             self.log_rows()
 
-    @torch.no_grad()
-    def embed_real(self, indices: Tensor, draw: AugmentDraw, iteration: int) -> Tensor:
-        """Embed real images, indices ``(C, R)``, without a graph; features ``(C, R, d)``."""
-        real = normalise(self.table.gather(indices), self.table.spec)
-        images = self.augmentation(real, draw).flatten(0, 1)
-        network = self.pool.network(iteration)
-        whole = images.device.type != "cpu" or couples_images(network)
-        chunks = images.split(len(images) if whole else CPU_CHUNK)
-        features = torch.cat([network.embed(chunk) for chunk in chunks])
-        return features.unflatten(0, indices.shape)
+    def chunks(self) -> Iterator[slice]:
+        """Yield the classes of this process, those held at once together."""
+        owned = self.processes.shard(self.num_classes)
+        for start in range(owned.start, owned.stop, self.sizes.classes_per_step):
+            yield slice(start, min(start + self.sizes.classes_per_step, owned.stop))
 
-    def embed_synthetic(self, own: slice, draw: AugmentDraw, iteration: int) -> Tensor:
-        """Embed this process's synthetic images of classes ``own``; features ``(C, S, d)``."""
-        images = self.augmentation(self.synthetic(own), draw)
-        features = self.pool.network(iteration).embed(images.flatten(0, 1))
-        return features.unflatten(0, images.shape[:2])
+    def match(self, classes: slice, iteration: int) -> Tensor:
+        """Add the gradients of some classes and return their summed loss.
+
+        The graph is cut at the augmented images and at the features, so that every component
+        runs its own backward pass and is charged for it.
+        """
+        first = self.processes.shard(self.num_classes).start
+        own, section = slice(classes.start - first, classes.stop - first), self.ledger.section
+        real = self.real.fetch(classes, iteration, ledger=self.ledger)
+        with section("augment"):
+            draw = self.real.draw(iteration).augmentation.select(classes)
+            images = self.real.augmentation(self.synthetic(own), draw)
+            seen = images.detach().flatten(0, 1).requires_grad_()
+        with section("network"):
+            features = self.real.pool.network(iteration).embed(seen)
+            matched = features.detach().float().unflatten(0, images.shape[:2]).requires_grad_()
+        generator = keyed_generator(self.seed, "frequencies", iteration, device=real.device)
+        terms = self.matching(
+            real.float(), matched, generator=generator, classes=own, ledger=self.ledger
+        )
+        self.backward_shares(terms.shares)
+        with section("network"):
+            assert matched.grad is not None
+            self.manual_backward(features, matched.grad.flatten(0, 1).to(features.dtype))
+        with section("augment"):
+            assert seen.grad is not None
+            self.manual_backward(images, seen.grad.unflatten(0, images.shape[:2]))
+        total = terms.total.detach()
+        self.accumulate(total, terms.parts)
+        return total.sum()
+
+    def backward_shares(self, shares: dict[str, Tensor]) -> None:
+        """Run the backward pass of each component's share of the loss down to the features."""
+        *_, last = shares
+        for component, share in shares.items():
+            with self.ledger.section(component):
+                self.manual_backward(share.sum(), retain_graph=component != last)
 
     def accumulate(self, total: Tensor, parts: dict[str, Tensor]) -> None:
         """Add per-class terms to the sums of the current logging interval."""
@@ -173,7 +176,7 @@ class MatchingDistiller(LightningModule):
             summed = value.sum()
             self.sums[key] = self.sums[key] + summed if key in self.sums else summed
 
-    def step_optimizers(self) -> None:
+    def step_optimizers(self, loss: Tensor) -> None:
         """Step all optimisers and bring images and geometry back into their ranges."""
         if self.geometry_optimizer is not None:
             for parameter in self.geometry_parameters():
@@ -184,6 +187,8 @@ class MatchingDistiller(LightningModule):
             optimizer.step()
         self.synthetic.clamp_()
         self.matching.geometry.clamp_()
+        if self.image_scheduler is not None:
+            self.image_scheduler.step(self.processes.sum_(loss).item())
 
     def log_rows(self) -> None:
         """Write the mean terms per class since the last row, and the geometry.
@@ -191,10 +196,10 @@ class MatchingDistiller(LightningModule):
         Raises:
             InputError: If a term is not finite, naming the first one that is not.
         """
-        scale = self.table.spec.num_classes * self.num_summed
+        scale = self.num_classes * self.num_summed
         means = {name: value / scale for name, value in self.check_finite().items()}
         geometry = {f"distill/{k}": v for k, v in self.matching.geometry.state().items()}
-        for logger in self.loggers:
+        for logger in self.trackers:
             logger.log_metrics({**means, **geometry}, step=self.iteration)
         self.trainer.progress_bar_metrics.update({"loss": means["distill/loss"]})
         self.sums, self.num_summed = {}, 0

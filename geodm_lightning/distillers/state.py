@@ -17,7 +17,7 @@ def capture(distiller: MatchingDistiller) -> dict[str, Any]:
     Images and optimiser moments are gathered over the processes, so a run may be
     resumed on any number of them.
     """
-    num_classes, processes = distiller.table.spec.num_classes, distiller.processes
+    num_classes, processes = distiller.num_classes, distiller.processes
     pixels = distiller.synthetic.pixels
     moments = {
         key: processes.gather(value, num_classes) if _is_per_pixel(distiller, value) else value
@@ -28,11 +28,12 @@ def capture(distiller: MatchingDistiller) -> dict[str, Any]:
         "iteration": distiller.iteration,
         "seed": distiller.seed,
         "seconds": distiller.seconds,
+        "ledger": distiller.ledger.state(),
         "pixels": processes.gather(pixels.detach(), num_classes),
         "image_optimizer": moments,
         "image_lr": distiller.image_optimizer.param_groups[0]["lr"],
         "image_scheduler": distiller.image_scheduler and distiller.image_scheduler.state_dict(),
-        "geometry": distiller.matching.geometry.state_dict(),
+        "matching": distiller.matching.state_dict(),
         "geometry_optimizer": None if geometry is None else geometry.state_dict(),
         "sums": {k: processes.sum_(v.clone()) for k, v in distiller.sums.items()},
         "num_summed": distiller.num_summed,
@@ -43,9 +44,16 @@ def restore(distiller: MatchingDistiller, state: dict[str, Any]) -> None:
     """Take up a state made by :func:`capture`.
 
     Raises:
-        InputError: If the images do not have the shape of this run.
+        InputError: If the state is not one of this version, or the images do not have the
+            shape of this run.
     """
-    owned = distiller.processes.shard(distiller.table.spec.num_classes)
+    missing = capture(distiller).keys() - state.keys()
+    if missing:
+        raise InputError(
+            f"the checkpoint lacks {', '.join(sorted(missing))}, as one of an older version "
+            "would; choose another run folder with name=NAME"
+        )
+    owned = distiller.processes.shard(distiller.num_classes)
     pixels = state["pixels"][owned]
     if pixels.shape != distiller.synthetic.pixels.shape or state["seed"] != distiller.seed:
         raise InputError(
@@ -62,10 +70,11 @@ def restore(distiller: MatchingDistiller, state: dict[str, Any]) -> None:
     distiller.image_optimizer.param_groups[0]["lr"] = state["image_lr"]
     if distiller.image_scheduler is not None:
         distiller.image_scheduler.load_state_dict(state["image_scheduler"])
-    distiller.matching.geometry.load_state_dict(state["geometry"])
+    distiller.matching.load_state_dict(state["matching"])
     if distiller.geometry_optimizer is not None:
         distiller.geometry_optimizer.load_state_dict(state["geometry_optimizer"])
     distiller.iteration, distiller.seconds = state["iteration"], state["seconds"]
+    distiller.ledger.restore(state["ledger"])
     # The sums are over all processes: one process goes on with them, the others with zero.
     share = 1.0 if distiller.processes.is_main else 0.0
     distiller.sums = {

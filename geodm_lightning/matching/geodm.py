@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from geodm_lightning.geometry.product import ProductManifold
+from geodm_lightning.ledger import Ledger
 from geodm_lightning.matching.characteristic import CharacteristicMatching
 from geodm_lightning.matching.moments import MeanMatching
-from geodm_lightning.matching.scaling import scale_features
+from geodm_lightning.matching.scaling import ScaledFeatures, scale_features
 from geodm_lightning.matching.transport import TransportMatching
 from geodm_lightning.types import InputError, MatchingTerms
 
@@ -66,7 +67,13 @@ class GeometricMatching(nn.Module):
         self.entropy_weight = entropy_weight
 
     def forward(
-        self, real: Tensor, synthetic: Tensor, *, generator: torch.Generator
+        self,
+        real: Tensor,
+        synthetic: Tensor,
+        *,
+        generator: torch.Generator,
+        classes: slice = slice(None),
+        ledger: Ledger | None = None,
     ) -> MatchingTerms:
         """Match synthetic features to real ones, outside autocast.
 
@@ -74,29 +81,44 @@ class GeometricMatching(nn.Module):
             real: Unscaled features of real images, ``(C, R, d)``.
             synthetic: Unscaled features of synthetic images, ``(C, S, d)``.
             generator: Source of the base's randomness.
+            classes: Which classes of this process these are, for what is remembered of them.
+            ledger: Charged with the forward pass, by component.
 
         Returns:
-            ``total (C,)`` and the terms it is made of before they are weighted: ``matching``
-            always; ``transport``, ``plan_entropy`` and ``marginal_error`` with transport;
-            ``radius`` where a curvature and ``entropy`` where the weights are learned.
+            The weighted loss and the terms it is made of before they are weighted: ``matching``
+            always; ``history`` with a history; ``transport`` and how good its plan is with
+            transport; ``radius`` where a curvature and ``entropy`` where the weights are
+            learned.
         """
+        ledger = ledger or Ledger()
         with torch.autocast(device_type=real.device.type, enabled=False):
-            features = scale_features(real, synthetic)
-            total = self.base(features, self.geometry, generator=generator)
-            unit = self.base.magnitude(features)
-            parts = {"matching": total}
+            with ledger.section("geometry"):
+                features = scale_features(real, synthetic)
+                unit = self.base.magnitude(features)
+                matched = self.base(features, self.geometry, generator=generator)
+                penalty, penalties = self._penalty(features)
+                shares = {"geometry": matched + unit * penalty}
+            parts = {"matching": matched}
             if self.transport is not None:
-                terms = self.transport(features, self.geometry)
-                total = total + self.transport_weight * unit * terms.cost
-                parts["transport"] = terms.cost
-                parts["plan_entropy"] = terms.plan_entropy
-                parts["marginal_error"] = terms.marginal_error
-            if self.geometry.learn_curvature:
-                radius = self.geometry.radius_penalty(features.real)
-                total = total + self.curvature_weight * unit * radius
-                parts["radius"] = radius
-            if self.geometry.learn_weights:
-                entropy = self.geometry.entropy().expand_as(total)
-                total = total - self.entropy_weight * unit * entropy
-                parts["entropy"] = entropy
-        return MatchingTerms(total, {name: part.detach() for name, part in parts.items()})
+                with ledger.section("transport"):
+                    terms = self.transport(features, self.geometry)
+                    shares["transport"] = self.transport_weight * unit * terms.cost
+                parts |= {
+                    "transport": terms.cost,
+                    "plan_entropy": terms.plan_entropy,
+                    "marginal_error": terms.marginal_error,
+                }
+        parts |= penalties
+        return MatchingTerms(shares, {name: part.detach() for name, part in parts.items()})
+
+    def _penalty(self, features: ScaledFeatures) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted regularisers of the geometry ``(C,)`` in units of the base, and their parts."""
+        weighted = torch.zeros_like(features.norm)
+        parts = {}
+        if self.geometry.learn_curvature:
+            parts["radius"] = self.geometry.radius_penalty(features.real)
+            weighted = weighted + self.curvature_weight * parts["radius"]
+        if self.geometry.learn_weights:
+            parts["entropy"] = self.geometry.entropy().expand_as(features.norm)
+            weighted = weighted - self.entropy_weight * parts["entropy"]
+        return weighted, parts

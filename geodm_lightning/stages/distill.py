@@ -6,72 +6,114 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.loggers.logger import Logger
 
 from geodm_lightning import assembly
 from geodm_lightning.distilled.distilled_set import DistilledSet, class_major_labels
 from geodm_lightning.distilled.storage import is_complete, load_set, save_set
-from geodm_lightning.distillers.loop import resume, run_distillation
+from geodm_lightning.distillers.loop import Member, run_distillations
+from geodm_lightning.distillers.matching import MatchingDistiller
+from geodm_lightning.distillers.real_features import RealFeatures
 from geodm_lightning.distillers.selection import herding_selection, random_selection
 from geodm_lightning.distillers.state import capture
-from geodm_lightning.methods import Method
+from geodm_lightning.methods import VARIABLE, Method
 from geodm_lightning.provenance import peak_memory, provenance
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.reporting.progress import TrainingProgress
 from geodm_lightning.reporting.tracking import CsvTracker
+from geodm_lightning.run_folder import differences
 from geodm_lightning.stages.run import CONSOLE, Run
+from geodm_lightning.types import InputError
+
+LONGEST_TITLE = 40
 
 
 def distill(run: Run) -> Path:
-    """Make the method's distilled set and those of the baselines.
+    """Make the method's distilled set and those of the rows beside it.
+
+    Rows that look at the same real images through the same networks are made in lockstep.
 
     Returns:
         Folder of the method's own set.
     """
-    made = run.folder.path
+    groups: dict[str, list[Method]] = {}
     for method in run.methods:
         if method.kind == "whole":
             continue
-        folder = run.folder.distilled(method.key, is_main=method.is_main)
-        made = folder if method.is_main else made
-        if is_complete(folder):
-            load_set(folder)  # a damaged set is named before anything is built on it
-            continue
-        make = distill_by_matching if method.kind == "matching" else select_real
-        distilled = make(run, method)
-        if run.site.processes.is_main:
-            save_set(folder, distilled)
-        run.site.processes.barrier()
-    return made
+        if is_complete(run.folder.distilled(method.key, is_main=method.is_main)):
+            check_made_alike(run, method)
+        elif method.kind == "matching":
+            groups.setdefault(assembly.sharing_key(method.settings), []).append(method)
+        else:
+            save(run, method, select_real(run, method))
+    for methods in groups.values():
+        distill_together(run, methods)
+    run.site.processes.barrier()
+    main = next(method for method in run.methods if method.is_main)
+    return run.folder.distilled(main.key, is_main=True)
 
 
-def distill_by_matching(run: Run, method: Method) -> DistilledSet:
-    """Learn the images of ``method``, resuming from its checkpoint."""
-    distiller = assembly.build_distiller(
-        run.settings, run.data, run.site, euclidean=method.euclidean
+def check_made_alike(run: Run, method: Method) -> None:
+    """Check that a set that is there already is whole and was made with these settings.
+
+    Raises:
+        InputError: If it is damaged or its row had other settings.
+    """
+    folder = run.folder.distilled(method.key, is_main=method.is_main)
+    made = load_set(folder).manifest["config"]
+    if method.kind != "matching":
+        return
+    for part in VARIABLE:
+        differing = differences(made[part], method.settings[part], part)
+        if differing:
+            raise InputError(
+                f"the set in {folder} was made with other settings: {'; '.join(differing)}; "
+                "choose another name=NAME, or delete it to make it again"
+            )
+
+
+def save(run: Run, method: Method, distilled: DistilledSet) -> None:
+    """Write a set, once."""
+    if run.site.processes.is_main:
+        save_set(run.folder.distilled(method.key, is_main=method.is_main), distilled)
+
+
+def distill_together(run: Run, methods: list[Method]) -> None:
+    """Learn the images of rows that share real features, resuming from their checkpoints."""
+    real = assembly.build_real_features(methods[0].settings, run.data, run.site)
+    members = [member_of(run, method, real) for method in methods]
+    first = min(member.distiller.iteration for member in members)
+    total = assembly.num_iterations(methods[0].settings)
+    names = ", ".join(method.label for method in methods)
+    title = names if len(names) <= LONGEST_TITLE else f"{len(methods)} rows of the table"
+    run_distillations(
+        members,
+        num_iterations=total,
+        checkpoint_every=methods[0].settings["distiller"]["checkpoint_every"],
+        site=run.site,
+        callbacks=[
+            TrainingProgress(f"distil {title}", num_steps=total, first_step=first, console=CONSOLE)
+        ],
     )
-    options, total = run.settings["distiller"], assembly.num_iterations(run.settings)
-    checkpoint = run.folder.checkpoint(method.key, is_main=method.is_main)
-    first = resume(distiller, checkpoint)
-    loggers: list[Logger] = []
+    for method, member in zip(methods, members, strict=True):
+        save(run, method, outcome(run, method, member.distiller))
+
+
+def member_of(run: Run, method: Method, real: RealFeatures) -> Member:
+    """Build the distillation of a row where its last checkpoint left it."""
+    distiller = assembly.build_distiller(method.settings, run.data, run.site, real)
+    member = Member(distiller, run.folder.checkpoint(method.key, is_main=method.is_main))
+    first = member.resume()
     if run.site.processes.is_main:
         tracker = CsvTracker(run.folder.metrics, stage="distill", series=method.key)
         tracker.truncate(step=first + 1)
-        loggers = [tracker, *(run.loggers if method.is_main else ())]
-    run_distillation(
-        distiller,
-        num_iterations=total,
-        checkpoint=checkpoint,
-        checkpoint_every=options["checkpoint_every"],
-        site=run.site,
-        loggers=loggers,
-        callbacks=[
-            TrainingProgress(
-                f"distil {method.label}", num_steps=total, first_step=first, console=CONSOLE
-            )
-        ],
-    )
-    state, published = capture(distiller), options["published_iterations"]
+        distiller.trackers = [tracker, *(run.loggers if method.is_main else ())]
+    return member
+
+
+def outcome(run: Run, method: Method, distiller: MatchingDistiller) -> DistilledSet:
+    """Return the images a finished distillation learned, with what they cost."""
+    state = capture(distiller)
+    total, published = distiller.iteration, method.settings["distiller"]["published_iterations"]
     return as_distilled_set(
         run,
         method,
@@ -84,6 +126,8 @@ def distill_by_matching(run: Run, method: Method) -> DistilledSet:
             "seconds": state["seconds"],
             "seconds_per_iteration": state["seconds"] / total,
             "peak_memory_bytes": peak_memory(run.site.device),
+            "component_seconds_per_iteration": distiller.ledger.per_iteration(),
+            "component_peak_bytes": distiller.ledger.balance().bytes,
             "processes": run.site.processes.world_size,
         },
     )
@@ -115,7 +159,7 @@ def as_distilled_set(
         "seed": run.seed,
         "schedule": run.settings["schedule"]["name"],
         **extra,
-        "config": run.settings,
+        "config": method.settings,
         "provenance": provenance(run.site.device),
     }
     labels = class_major_labels(num_classes, ipc)

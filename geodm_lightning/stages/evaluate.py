@@ -32,11 +32,11 @@ def evaluate(run: Run) -> Path:
         The file of all results.
     """
     protocol = assembly.build_protocol(run.settings, run.data.spec)
-    candidates = {method: candidate_of(run, method) for method in run.methods}
-    if is_complete(run.folder.results, list(candidates.values()), protocol):
+    candidates = [candidate_of(run, method) for method in run.methods]
+    if is_complete(run.folder.results, candidates, protocol):
         return run.folder.results
     results = []
-    for method, candidate in candidates.items():
+    for method, candidate in zip(run.methods, candidates, strict=True):
         results.append(
             evaluate_students(
                 candidate,

@@ -9,6 +9,7 @@ import torch
 from geodm_lightning import assembly
 from geodm_lightning.data.normalise import normalise
 from geodm_lightning.distillers.state import capture, restore
+from geodm_lightning.methods import flattened
 from geodm_lightning.processes import Processes
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.site import Site
@@ -27,11 +28,14 @@ def data():
 def make(data, tmp_path):
     """Build a distiller from overrides that steps without a trainer."""
 
-    def build(*overrides, euclidean=False, processes=None):
+    def build(*overrides, euclidean=False, processes=None, real=None):
         settings = compose_settings(*TINY, f"cache_dir={tmp_path}", *overrides)
+        if euclidean:
+            settings = flattened(settings)
         site = Site(CPU, processes=processes or Processes())
-        distiller = assembly.build_distiller(settings, data, site, euclidean=euclidean)
-        distiller.manual_backward = lambda loss: loss.backward()
+        real = real or assembly.build_real_features(settings, data, site)
+        distiller = assembly.build_distiller(settings, data, site, real)
+        distiller.manual_backward = torch.Tensor.backward
         distiller.log_rows = distiller.check_finite
         return distiller
 
@@ -50,14 +54,14 @@ def reference_dm(distiller, data, num_iterations, *, lr=1.0, momentum=0.5):
     velocity = torch.zeros_like(pixels)
     for iteration in range(num_iterations):
         indices = data.train.draw(8, generator=keyed_generator(0, "real", iteration))
-        draw = distiller.augmentation.draw(10, generator=keyed_generator(0, "augment", iteration))
-        network = distiller.pool.network(iteration)
+        draw = distiller.real.augmentation.draw(10, generator=keyed_generator(0, "augment", iteration))
+        network = distiller.real.pool.network(iteration)
         loss = torch.zeros(())
         for label in range(10):
             one = slice(label, label + 1)
             real = normalise(data.train.gather(indices[one]), data.spec)
-            real_mean = network.embed(distiller.augmentation(real, draw.select(one))[0]).mean(0)
-            own = distiller.augmentation(pixels[one], draw.select(one))[0]
+            real_mean = network.embed(distiller.real.augmentation(real, draw.select(one))[0]).mean(0)
+            own = distiller.real.augmentation(pixels[one], draw.select(one))[0]
             loss = loss + (real_mean.detach() - network.embed(own).mean(0)).square().sum()
         (gradient,) = torch.autograd.grad(loss, pixels)
         velocity = momentum * velocity + gradient
@@ -180,3 +184,55 @@ def test_a_loss_that_is_not_finite_is_named(make):
     run(distiller, 1)
     with pytest.raises(InputError, match=r"distill/loss/matching.* not finite at iteration 1"):
         distiller.check_finite()
+
+
+def test_rows_in_lockstep_end_as_if_alone(make):
+    """Shared real features are computed once and change nothing, not even the last bit."""
+    variants = ("geometry=product", "geometry=fixed", "geometry=euclidean")
+    alone = {name: run(make(name), 4) for name in variants}
+    real = make().real
+    real.num_users = len(variants)
+    together = {name: make(name, real=real) for name in variants}
+    calls = count_calls(real)
+    for iteration in range(4):
+        for distiller in together.values():
+            distiller.training_step(iteration)
+    assert len(calls) == 4
+    for name, distiller in together.items():
+        assert torch.equal(distiller.synthetic.pixels, alone[name]), name
+
+
+def count_calls(real):
+    calls, compute = [], real._compute
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return compute(*arguments)
+
+    real._compute = counted
+    return calls
+
+
+def test_shared_work_is_charged_to_all_as_if_alone(make):
+    real = make().real
+    real.num_users = 2
+    first, second = make(real=real), make("geometry=fixed", real=real)
+    for iteration in range(3):
+        first.training_step(iteration)
+        second.training_step(iteration)
+    for distiller in (first, second):
+        ledger = distiller.ledger
+        assert ledger.num_measured == 2  # all but the one whose memory was traced
+        assert all(seconds > 0 for seconds in ledger.seconds.values())
+        assert distiller.seconds >= sum(ledger.seconds.values())
+        features = 10 * 8 * distiller.real.pool.network(0).num_features * 4
+        assert ledger.bytes["network"] > features
+        assert ledger.bytes["geometry"] > features
+
+
+def test_the_ledger_survives_a_restore(make):
+    first = make()
+    run(first, 3)
+    second = make()
+    restore(second, copy.deepcopy(capture(first)))
+    assert second.ledger.state() == first.ledger.state()

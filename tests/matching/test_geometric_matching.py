@@ -33,7 +33,8 @@ def test_flat_geometry_without_transport_is_the_base(features, flat, base, dtype
 def test_total_is_the_weighted_sum_of_its_parts(features, learned, base, dtype):
     matching = GeometricMatching(base, learned, TransportMatching(), 7.0, 3.0, 2.0)
     real, synthetic = features(dtype)
-    total, parts = matching(real, synthetic, generator=generator())
+    terms = matching(real, synthetic, generator=generator())
+    total, parts = terms.total, terms.parts
     others = 7 * parts["transport"] + 3 * parts["radius"] - 2 * parts["entropy"]
     unit = base.magnitude(scale_features(real, synthetic))
     torch.testing.assert_close(total, parts["matching"] + unit * others)
@@ -71,9 +72,10 @@ def test_parts_are_those_of_their_owners(features, learned, base, dtype):
 def test_zero_weights_turn_terms_off(features, learned, base, dtype):
     real, synthetic = features(dtype)
     matching = GeometricMatching(base, learned, TransportMatching(), 0.0, 0.0, 0.0)
-    total, parts = matching(real, synthetic, generator=generator())
-    torch.testing.assert_close(total.detach(), parts["matching"])
-    assert "transport" not in parts
+    terms = matching(real, synthetic, generator=generator())
+    torch.testing.assert_close(terms.total.detach(), terms.parts["matching"])
+    assert "transport" not in terms.parts
+    assert list(terms.shares) == ["geometry"]
 
 
 def test_batched_equals_a_loop_over_classes(features, learned, base, dtype):
