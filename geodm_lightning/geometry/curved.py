@@ -70,7 +70,6 @@ class Curved(Manifold):
                 f"curvature {magnitude} lies outside curvature_range ({low}, {high}); "
                 "change one of the two"
             )
-        self.learnable = learnable
         self.curvature_range = (low, high)
         log_magnitude = torch.tensor(math.log(magnitude))
         if learnable:
@@ -142,6 +141,14 @@ class Curved(Manifold):
             cosine=lambda length: self.cs(self.sqrt_magnitude * length),
             squared_distance=self.squared_distance,
         )
+
+    def radius_penalty(self, radius: Tensor) -> Tensor:
+        r"""Mean of :math:`(\sqrt c\,\|u\| - 1)^2`: radii ``(..., n)`` to ``(...)``.
+
+        It holds the radius of curvature near the size of the data. The paper regularises the
+        curvature by a "deviation from the radius"; this form of it is inferred.
+        """
+        return (self.curvature.abs().sqrt() * radius - 1).square().mean(-1)
 
     def clamp_(self) -> None:
         """Put the curvature back into ``curvature_range``, in place."""

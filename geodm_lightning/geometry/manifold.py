@@ -91,13 +91,12 @@ def square_root(squared: Tensor) -> Tensor:
 
 
 class Manifold(nn.Module, ABC):
-    """A space of constant curvature whose points are given by normal coordinates.
+    """A space of constant curvature whose points are given by normal coordinates."""
 
-    Attributes:
-        learnable: Whether the curvature is a parameter.
-    """
-
-    learnable: bool = False
+    @property
+    def learnable(self) -> bool:
+        """Whether the curvature is being learned."""
+        return any(parameter.requires_grad for parameter in self.parameters())
 
     @property
     @abstractmethod
@@ -151,6 +150,17 @@ class Manifold(nn.Module, ABC):
         Returns:
             Normal coordinates of shape ``(..., n, d)``; 0 where a point is the origin.
         """
+
+    def radius_penalty(self, radius: Tensor) -> Tensor:
+        """What holds a learned curvature to the size of the data.
+
+        Args:
+            radius: Distances of points from the origin, shape ``(..., n)``.
+
+        Returns:
+            Penalties of shape ``(...,)``; zeros where there is no curvature to learn.
+        """
+        return torch.zeros_like(radius[..., 0])
 
     def clamp_(self) -> None:
         """Put the curvature back into its allowed range; nothing to do where it has none."""

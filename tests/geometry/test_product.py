@@ -136,7 +136,7 @@ def test_fixed_geometry_has_no_parameters():
     [
         ({"factors": ["euclidian"]}, "unknown factor 'euclidian'; choose from euclidean, hyper"),
         ({"factors": []}, "factors is empty"),
-        ({"factors": ["hyperbolic", "hyperbolic"]}, "'hyperbolic' is repeated"),
+        ({"factors": ["hyperbolic_2"]}, "unknown factor 'hyperbolic_2'"),
         ({"curvature": -1.0}, "positive magnitude, got -1.0"),
         ({"curvature": 0.0}, "positive magnitude, got 0.0"),
         ({"curvature": float("nan")}, "positive magnitude, got nan"),
@@ -147,6 +147,8 @@ def test_fixed_geometry_has_no_parameters():
         ({"weights": [float("nan"), 0.5, 0.5]}, "must not be negative"),
         ({"weights": [0.5, 0.5, 0.5]}, "must sum to 1"),
         ({"weights": [1.0, 0.0, 0.0]}, "learned weights must be positive"),
+        ({"learning": "both"}, "unknown learning 'both'; choose from fixed, joint, adversarial"),
+        ({"skip_below": 1.0}, r"skip_below must lie in \[0, 1\), got 1.0"),
     ],
 )
 def test_refusals_are_one_line(arguments, message):
