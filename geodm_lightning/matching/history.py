@@ -85,7 +85,7 @@ class PrototypeHistory(nn.Module):
         self._check_rows(features, classes)
         if not self.active or not self._memory:
             return torch.zeros_like(features.norm)
-        scale = features.norm[:, None]
+        scale = features.norm[..., None]
         past = [
             self._memory[name][classes].to(scale) / scale
             for name, _, _ in geometry.active_factors()
@@ -115,7 +115,7 @@ class PrototypeHistory(nn.Module):
         self._rows[classes] = True
         centroids = geometry.centroids(features.synthetic)
         for (name, _, _), centroid in zip(geometry.active_factors(), centroids, strict=True):
-            prototype = features.norm[:, None] * centroid
+            prototype = features.norm[..., None] * centroid
             if name not in self._pending:
                 shape = (len(self._seen), prototype.shape[-1])
                 self._pending[name] = prototype.new_zeros(shape)
@@ -167,6 +167,6 @@ class PrototypeHistory(nn.Module):
         num_rows, num_classes = len(self._seen[classes]), len(features.norm)
         if num_rows != num_classes:
             raise InputError(
-                f"rows {classes.start}:{classes.stop} of a history of {len(self._seen)} classes "
-                f"do not hold {num_classes} classes; allocate it for all classes owned"
+                f"a history of {len(self._seen)} classes has {num_rows} rows for {num_classes} "
+                "classes; allocate it for all classes owned"
             )

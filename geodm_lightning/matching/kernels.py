@@ -20,18 +20,22 @@ _LAPLACE_RATES = (0.1, 1.0, 5.0)  # M3D
 
 
 class _Balance(NamedTuple):
-    """Size of a loss beside DM's: ``at_reference * (norm / reference_norm)^power``."""
+    """Size of a loss beside DM's: ``at_reference * (norm / reference_norm)^power``.
+
+    Measured on 10 classes of CIFAR-10, 256 real and 40 synthetic images each, by random
+    ConvNets-3 of width 128 in the product of all three spaces: 30 times this times transport
+    has 20 % of the gradient of the loss, DM's own being at 23 %.
+    """
 
     at_reference: float
     power: int
 
 
-# Measured; see the docstring of KernelMatching.
 _BALANCES = {
-    "gaussian": _Balance(1.0, 0),
-    "linear": _Balance(1.0, 2),
-    "polynomial": _Balance(1.0, 4),
-    "laplace": _Balance(1.0, 0),
+    "gaussian": _Balance(0.0043, 0),  # 0.0049 on 1/f noise
+    "linear": _Balance(1.0, 2),  # it is DM
+    "polynomial": _Balance(890.0, 4),  # 820 on 1/f noise
+    "laplace": _Balance(6.7e-7, 0),  # 4e-11 on 1/f noise: next to no gradient, on anything
 }
 
 
@@ -84,7 +88,10 @@ class KernelMatching(nn.Module):
         self.reference_norm = reference_norm
 
     def magnitude(self, features: ScaledFeatures) -> Tensor:
-        """Size of the loss of each class ``(C,)`` relative to DM's on its reference network."""
+        """Size of the loss of each class ``(C,)`` relative to DM's on its reference network.
+
+        For the Gaussian kernel, whose loss is around 0.09, it is 0.0043 whatever the network.
+        """
         balance = _BALANCES[self.kernel]
         return balance.at_reference * (features.norm / self.reference_norm) ** balance.power
 
@@ -116,10 +123,10 @@ class KernelMatching(nn.Module):
         """Discrepancy ``(C,)`` on each factor, from its squared distances."""
         real, synthetic = features.real, features.synthetic
         pairs = [(real, real), (real, synthetic), (synthetic, synthetic)]
-        costs = zip(*(geometry.factor_costs(u, v) for u, v in pairs), strict=True)
+        costs = zip(*(_factor_costs(u, v, geometry) for u, v in pairs), strict=True)
         if self.kernel == "gaussian":
             return [mmd2(*gaussian_kernel(own)) for own in costs]
-        squared_norm = features.norm.square()[:, None, None]
+        squared_norm = features.norm.square()[..., None, None]
         return [mmd2(*(laplace_kernel(squared_norm * cost) for cost in own)) for own in costs]
 
     def _of_inner_products(
@@ -130,7 +137,7 @@ class KernelMatching(nn.Module):
         Both kernels are written by what they compare, so that nothing large is subtracted:
         the linear one means, :math:`(k + 1)^2 = k^2 + 2k + 1` also second moments.
         """
-        unit, gaps = features.norm[:, None, None], []
+        unit, gaps = features.norm[..., None, None], []
         coordinates = zip(
             geometry.active_factors(),
             geometry.coordinates(features.real),
@@ -182,6 +189,15 @@ def gaussian_kernel(costs: Sequence[Tensor]) -> list[Tensor]:
 def laplace_kernel(cost: Tensor) -> Tensor:
     """Sum of ``exp(-rate * cost)`` over the three fixed rates; what M3D calls Laplace."""
     return torch.stack([torch.exp(-rate * cost) for rate in _LAPLACE_RATES]).sum(0)
+
+
+def _factor_costs(u: Tensor, v: Tensor, geometry: ProductManifold) -> list[Tensor]:
+    """Squared distances on each factor, that of a sample to itself without its rounding."""
+    costs = geometry.factor_costs(u, v)
+    if u is not v:
+        return costs
+    itself = torch.eye(u.shape[-2], dtype=torch.bool, device=u.device)
+    return [cost.masked_fill(itself, 0) for cost in costs]
 
 
 def _pooled_mean(costs: Sequence[Tensor]) -> Tensor:

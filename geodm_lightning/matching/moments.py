@@ -12,6 +12,8 @@ from geodm_lightning.geometry.product import ProductManifold
 from geodm_lightning.matching.scaling import ScaledFeatures
 from geodm_lightning.types import InputError
 
+_COVARIANCE_BALANCE = 2.9  # size of DSDM's loss beside DM's, measured: see its magnitude
+
 
 class MeanMatching(nn.Module):
     r"""Squared geodesic distance between the centroids of real and synthetic features.
@@ -103,6 +105,16 @@ class CovarianceMatching(MeanMatching):
                 "MeanMatching for means alone"
             )
         self.covariance_weight = covariance_weight
+
+    def magnitude(self, features: ScaledFeatures) -> Tensor:
+        """Size of the loss of each class ``(C,)`` relative to DM's on its reference network.
+
+        It is 2.9 there at the default weight, measured on CIFAR-10 with 256 real and 40
+        synthetic images per class in the product of all three spaces: 30 times this times
+        transport then has 20 % of the loss's gradient. On 1/f noise 1.7 is measured; with
+        fewer synthetic images covariances outgrow means, 8.6 with 10 of them.
+        """
+        return _COVARIANCE_BALANCE * super().magnitude(features)
 
     def forward(
         self, features: ScaledFeatures, geometry: ProductManifold, *, generator: torch.Generator

@@ -1,7 +1,10 @@
 import pytest
 import torch
 
-from geodm_lightning.matching import MeanMatching, scale_features
+from geodm_lightning.geometry import build_product
+from geodm_lightning.matching import CovarianceMatching, MeanMatching, scale_features
+from geodm_lightning.matching.moments import covariance_gap, outer_gap
+from geodm_lightning.types import InputError
 
 RTOL = {torch.float32: 1e-6, torch.float64: 1e-12}
 
@@ -58,3 +61,91 @@ def test_gradient_matches_finite_differences(features, learned, rng):
         lambda synthetic, *_: loss(learned, real, synthetic, rng),
         (synthetic.requires_grad_(), *learned.parameters()),
     )
+
+
+def dsdm_loss(geometry, real, synthetic, **options):
+    scaled = scale_features(real, synthetic)
+    return CovarianceMatching(**options)(scaled, geometry, generator=torch.Generator())
+
+
+def dsdm(real, synthetic, covariance_weight=50.0):
+    """One class of the published loss without its history, on unscaled features."""
+    means = (real.mean(0) - synthetic.mean(0)).square().sum()
+    gap = (torch.cov(synthetic.T) - torch.cov(real.T)).square().sum()
+    return means + covariance_weight * gap / real.shape[1]
+
+
+@pytest.mark.parametrize("weight", [50.0, 3.0, 0.0])
+def test_flat_geometry_is_dsdm(features, flat, dtype, weight):
+    real, synthetic = features(dtype)
+    pairs = zip(real, synthetic, strict=True)
+    expected = torch.stack([dsdm(r, s, weight) for r, s in pairs])
+    actual = dsdm_loss(flat, real, synthetic, covariance_weight=weight)
+    torch.testing.assert_close(actual, expected, rtol=RTOL[dtype], atol=0)
+
+
+def test_covariances_on_a_factor_are_those_seen_from_the_real_centroid(features, device):
+    names, weights = ["spherical", "hyperbolic"], [0.25, 0.75]
+    geometry = build_product(
+        names, curvature=0.8, weights=weights, learn_curvature=False, learn_weights=False
+    ).to(device)
+    real, synthetic = features(torch.float64)
+    scaled = scale_features(real, synthetic)
+    means = MeanMatching()(scaled, geometry, generator=torch.Generator())
+    expected = []
+    for c in range(3):
+        total = means[c]
+        for name, weight in zip(names, weights, strict=True):
+            factor = geometry.factors[name]
+            origin = factor.centroid(scaled.real[c])
+            covariances = [
+                torch.cov(factor.seen_from(u[c], origin).T) for u in (scaled.real, scaled.synthetic)
+            ]
+            gap = (covariances[0] - covariances[1]).square().sum()
+            total = total + 50 / 8 * scaled.norm[c] ** 4 * weight * gap
+        expected.append(total)
+    torch.testing.assert_close(dsdm_loss(geometry, real, synthetic), torch.stack(expected))
+
+
+def test_vanishing_curvature_is_dsdm(features, device):
+    geometry = build_product(
+        ["hyperbolic", "spherical"], curvature=1e-8, curvature_range=(1e-8, 1.0)
+    ).to(device)
+    real, synthetic = features(torch.float64)
+    expected = torch.stack([dsdm(r, s) for r, s in zip(real, synthetic, strict=True)])
+    torch.testing.assert_close(dsdm_loss(geometry, real, synthetic), expected, rtol=1e-6, atol=0)
+
+
+def test_equal_sets_have_the_least_loss(features, learned, dtype):
+    real, synthetic = features(dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-13
+    size = dsdm_loss(learned, real, synthetic)
+    same = real.clone().requires_grad_()
+    value = dsdm_loss(learned, real, same)
+    gradients = torch.autograd.grad(value.sum(), [same, *learned.parameters()])
+    assert (value >= 0).all()
+    assert (value <= tolerance * size).all()
+    assert all((gradient.abs() <= 10 * tolerance * size.max()).all() for gradient in gradients)
+
+
+def test_gap_of_known_covariances(device, dtype):
+    x = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], device=device, dtype=dtype)  # variances 2, 0
+    y = torch.tensor([[0.0, -2.0], [0.0, 2.0], [7.0, 0.0]], device=device, dtype=dtype)
+    expected = (torch.cov(x.T) - torch.cov(y.T)).square().sum()
+    torch.testing.assert_close(covariance_gap(x, y), expected)
+    torch.testing.assert_close(covariance_gap(x + 100, y - 50), expected, rtol=1e-4, atol=0)
+
+
+def test_gap_of_outer_products_is_the_plain_one(device, rng, dtype):
+    options = {"generator": rng, "device": device, "dtype": dtype}
+    a, b = torch.randn(2, 5, 7, **options), torch.randn(2, 3, 7, **options)
+    expected = (a.mT @ a - b.mT @ b).square().sum((-2, -1))
+    torch.testing.assert_close(outer_gap(a, b), expected)
+
+
+def test_single_samples_have_no_covariance(features, flat):
+    assert (MeanMatching.min_synthetic, CovarianceMatching.min_synthetic) == (1, 2)
+    with pytest.raises(InputError, match="at least 2 samples per class, got 1; raise ipc"):
+        dsdm_loss(flat, *features(torch.float32, num_synthetic=1))
+    with pytest.raises(InputError, match="covariance_weight must not be negative, got -1"):
+        CovarianceMatching(covariance_weight=-1.0)
