@@ -36,8 +36,8 @@ class CentroidMatching(nn.Module):
     Args:
         scale: The factor lambda: 20 in HDD on DM; on IDM 100 (CIFAR) and 500 (Tiny-ImageNet).
         radius: Distance from the origin at which every sample is put on each curved factor,
-            in radii of curvature; ``None`` leaves them at unit scale. Flat factors keep unit
-            scale always.
+            in radii of curvature; ``None`` leaves them at unit scale. A factor that is flat or
+            whose curvature may vanish keeps unit scale always.
 
     Raises:
         InputError: If ``scale`` or ``radius`` is not positive and finite.

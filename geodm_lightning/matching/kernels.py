@@ -100,7 +100,7 @@ class KernelMatching(nn.Module):
     ) -> Tensor:
         """Compute the loss of each class.
 
-        The kernel among real features has a graph only where a curvature is learned.
+        The kernel among real features has a graph only where a curvature or a head is learned.
 
         Args:
             features: Features ``(C, R, d)`` and ``(C, S, d)`` at unit scale.

@@ -157,13 +157,13 @@ def covariance_cost(real: Tensor, synthetic: Tensor, geometry: ProductManifold) 
         geometry.active_factors(),
         geometry.coordinates(real),
         geometry.coordinates(synthetic),
-        geometry.centroids(real),
         strict=True,
     )
-    gaps = [
-        weight * covariance_gap(factor.seen_from(u, origin), factor.seen_from(v, origin))
-        for (_, factor, weight), u, v, origin in points
-    ]
+    gaps = []
+    for (_, factor, weight), u, v in points:
+        origin = factor.centroid(u)
+        gap = covariance_gap(factor.seen_from(u, origin), factor.seen_from(v, origin))
+        gaps.append(weight * gap)
     return torch.stack(gaps).sum(0)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from geodm_lightning.geometry import build_product
 from geodm_lightning.matching import (
     CentroidMatching,
     CharacteristicMatching,
@@ -45,6 +46,24 @@ def test_batched_equals_a_loop_over_classes(strategy, features, learned, dtype):
     whole = loss(strategy, learned, real, synthetic)
     assert whole.shape == (3,)
     torch.testing.assert_close(whole, torch.stack(loop), rtol=1e-4, atol=1e-5)
+
+
+def test_heads_and_repeated_factors_are_matched_like_any_other(strategy, features, device):
+    geometry = build_product(
+        ["hyperbolic", "euclidean", "spherical", "hyperbolic"],
+        curvature={"hyperbolic": 0.5, "hyperbolic_2": 2.0, "spherical": 1.0},
+        heads="learned",
+        dims=[3, 2, 4, 3],
+        num_features=8,
+    ).to(device)
+    real, synthetic = features(torch.float32)
+    synthetic.requires_grad_()
+    whole = loss(strategy, geometry, real, synthetic)
+    loop = [loss(strategy, geometry, real[i], synthetic[i]) for i in range(3)]
+    torch.testing.assert_close(whole, torch.stack(loop), rtol=1e-4, atol=1e-5)
+    gradients = torch.autograd.grad(whole.sum(), [synthetic, *geometry.parameters()])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert all((gradient != 0).any() for gradient in gradients)
 
 
 def test_order_of_samples_does_not_matter(strategy, features, learned, dtype):
