@@ -4,6 +4,7 @@ from geodm_lightning.geometry.hyperbolic import Hyperbolic
 from geodm_lightning.geometry.manifold import Euclidean, Manifold
 from geodm_lightning.geometry.product import ProductManifold, build_product
 from geodm_lightning.geometry.spherical import Spherical
+from geodm_lightning.geometry.stereographic import Stereographic
 
 __all__ = [
     "Euclidean",
@@ -11,5 +12,6 @@ __all__ = [
     "Manifold",
     "ProductManifold",
     "Spherical",
+    "Stereographic",
     "build_product",
 ]

@@ -27,8 +27,8 @@ CURVATURE_RANGE = (0.1, 5.0)  # magnitudes; the range of the GeoDM author's rele
 
 # sinh(x)/x = Q(x^2), sin(x)/x = Q(-x^2); arcsin(sqrt z)^2 = P(z), arcsinh(sqrt z)^2 = -P(-z).
 # Below the bounds the first term left out is smaller than a float64 rounding.
-_RATIO_SERIES, _RATIO_BOUND = tuple(1 / math.factorial(2 * k + 1) for k in range(5)), 0.1
-_ARC_SERIES, _ARC_BOUND = (0.0, 1.0, 1 / 3, 8 / 45, 4 / 35, 128 / 1575), 1e-3
+RATIO_SERIES, RATIO_BOUND = tuple(1 / math.factorial(2 * k + 1) for k in range(5)), 0.1
+ARC_SERIES, ARC_BOUND = (0.0, 1.0, 1 / 3, 8 / 45, 4 / 35, 128 / 1575), 1e-3
 
 
 class Curved(Manifold):
@@ -164,15 +164,15 @@ class Curved(Manifold):
 
     def _ratio(self, angle: Tensor) -> Tensor:
         """``sn(angle) / angle``, the numerator held at ``max_angle``."""
-        small = angle < _RATIO_BOUND
-        series = _polynomial(-self.sign * torch.where(small, angle, 0).square(), _RATIO_SERIES)
+        small = angle < RATIO_BOUND
+        series = polynomial(-self.sign * torch.where(small, angle, 0).square(), RATIO_SERIES)
         safe = torch.where(small, 1, angle)
         return torch.where(small, series, self.sn(safe.clamp(max=self.max_angle)) / safe)
 
     def _arc_squared(self, z: Tensor) -> Tensor:
         """``arcsn(sqrt(z))^2``, smooth at zero."""
-        small = z < _ARC_BOUND
-        series = self.sign * _polynomial(self.sign * torch.where(small, z, 0), _ARC_SERIES)
+        small = z < ARC_BOUND
+        series = self.sign * polynomial(self.sign * torch.where(small, z, 0), ARC_SERIES)
         return torch.where(small, series, self.arcsn(torch.where(small, 1, z).sqrt()).square())
 
 
@@ -190,7 +190,7 @@ def check_curvature_range(curvature_range: tuple[float, float]) -> tuple[float, 
     return bounds
 
 
-def _polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+def polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
     """Evaluate a polynomial by Horner's rule, lowest coefficient first."""
     value = torch.full_like(x, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from geodm_lightning.geometry.hyperbolic import Hyperbolic
 from geodm_lightning.geometry.manifold import Euclidean, Manifold
 from geodm_lightning.geometry.spherical import Spherical
+from geodm_lightning.geometry.stereographic import Stereographic
 from geodm_lightning.types import InputError
 
-_CURVED = {"hyperbolic": Hyperbolic, "spherical": Spherical}
+_CURVED = {"hyperbolic": Hyperbolic, "spherical": Spherical, "stereographic": Stereographic}
 FACTOR_NAMES = ("euclidean", *_CURVED)
 
 
@@ -25,7 +26,8 @@ def build_factors(
     Args:
         kinds: Out of :data:`FACTOR_NAMES`, each as often as wanted.
         curvature: One number for all curved factors, or one by name; a factor such as
-            ``hyperbolic_2`` without an entry of its own takes that of its kind.
+            ``hyperbolic_2`` without an entry of its own takes that of its kind. Magnitudes,
+            except for a stereographic factor, whose curvature has a sign and is 0 when missing.
         learnable: Whether the curvatures are parameters.
         curvature_range: Smallest and largest magnitude.
 
@@ -59,4 +61,6 @@ def _curvature_of(name: str, kind: str, curvature: float | Mapping[str, float]) 
     for key in (name, kind):
         if key in curvature:
             return float(curvature[key])
+    if kind == "stereographic":
+        return 0.0
     raise InputError(f"curvature has no entry for {name!r}, only {list(curvature)}")

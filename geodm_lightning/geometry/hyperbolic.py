@@ -49,8 +49,8 @@ class Hyperbolic(Curved):
 
         Its direction is the spatial mean :math:`m_s`, its radius
         :math:`\mathrm{artanh}(\|m_s\|/m_0)/\sqrt c`. Far from the origin
-        :math:`m_0 - \|m_s\|` is the small difference of large numbers; it is summed here from
-        the non-negative shares :math:`e^{-\sqrt c a} + \sinh(\sqrt c a)(1 - \cos)`.
+        :math:`m_0 - \|m_s\|` is the small difference of large numbers; see
+        :func:`mean_shortfall`.
 
         Args:
             u: Normal coordinates, shape ``(..., n, d)``.
@@ -70,12 +70,8 @@ class Hyperbolic(Curved):
         away = length > 0
         direction = mean / torch.where(away, length, 1)[..., None]
 
-        off = (u - radius[..., None] * direction[..., None, :]).square().sum(-1)
-        behind = -(u * direction[..., None, :]).sum(-1)
-        slack = torch.where(radius > 0, off / (2 * torch.where(radius > 0, radius, 1)), behind)
         held = angle.clamp(max=self.max_angle)
-        shortfall = (torch.exp(-held) + stretch * slack).mean(-1)  # m_0 - |m_s|
-
+        shortfall = mean_shortfall(u, radius, direction, stretch=stretch, angle=held)
         log_ratio = torch.log1p(2 * length / shortfall) / 2
         scale = torch.where(away, log_ratio / torch.where(away, length, 1), 1 / shortfall)
         return mean * (scale / self.sqrt_magnitude)[..., None]
@@ -86,3 +82,27 @@ class Hyperbolic(Curved):
         The time coordinate is left out: it is a function of the spatial ones.
         """
         return self.expmap0(u)[..., 1:]
+
+
+def mean_shortfall(
+    u: Tensor, radius: Tensor, direction: Tensor, *, stretch: Tensor, angle: Tensor
+) -> Tensor:
+    r"""How much longer the mean Lorentz point is in time than in space.
+
+    Summed from the non-negative shares :math:`e^{-\alpha} + \sinh(\alpha)(1 - \cos)` of the
+    points, so nothing large is subtracted.
+
+    Args:
+        u: Normal coordinates, shape ``(..., n, d)``.
+        radius: Their lengths, shape ``(..., n)``.
+        direction: Unit vector along the spatial mean, shape ``(..., d)``.
+        stretch: ``sinh(angle) / radius``, shape ``(..., n)``.
+        angle: Lengths in radii of curvature, shape ``(..., n)``.
+
+    Returns:
+        Time less spatial length of the mean at unit curvature, shape ``(...,)``.
+    """
+    off = (u - radius[..., None] * direction[..., None, :]).square().sum(-1)
+    behind = -(u * direction[..., None, :]).sum(-1)
+    slack = torch.where(radius > 0, off / (2 * torch.where(radius > 0, radius, 1)), behind)
+    return (torch.exp(-angle) + stretch * slack).mean(-1)

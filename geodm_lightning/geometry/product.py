@@ -198,12 +198,13 @@ def build_product(
     """Build a product manifold from names.
 
     Args:
-        factors: Names out of ``euclidean``, ``hyperbolic`` and ``spherical``. The second
-            hyperbolic one is called ``hyperbolic_2``, and so on.
-        curvature: Magnitude of the curvatures at the start, in units of 1/length^2 (the mean
-            feature norm being 1): a positive number for all curved factors, or one by name, a
-            repeated factor falling back on the entry of its kind. Factors that share
-            coordinates and start alike stay alike: give them different curvatures.
+        factors: Names out of ``euclidean``, ``hyperbolic``, ``spherical`` and
+            ``stereographic``. The second hyperbolic one is called ``hyperbolic_2``, and so on.
+        curvature: Curvatures at the start, in 1/length^2 (the mean feature norm being 1): a
+            number for all curved factors, or one by name, a repeated factor falling back on
+            the entry of its kind. Positive magnitudes; a stereographic factor takes any sign
+            and starts at 0 when it has no entry. Factors that share coordinates and start
+            alike stay alike: give them different curvatures.
         weights: One weight for each factor, summing to 1; equal when omitted.
         learn_curvature: Whether the curvatures are parameters.
         learn_weights: Whether the weights are the softmax of a parameter.
