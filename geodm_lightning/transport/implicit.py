@@ -81,10 +81,9 @@ def _fit_potentials(plan: Tensor, target: Tensor) -> Tensor:
 
     Eliminating the larger side leaves the Schur complement :math:`diag(b) - P^T diag(1/a) P`,
     which is the Laplacian of a graph on the smaller side: written with its diagonal as the sum
-    of the other entries, nothing large is subtracted and it stays positive semidefinite. Its
-    null direction, the constants, is fixed by adding their projector; where a sharp plan falls
-    into components, a ridge of some roundings fixes their constants, on which the fit does
-    not depend.
+    of the other entries, nothing large is subtracted and it stays positive semidefinite. A
+    ridge of some roundings fixes its null directions, the constant and, where a sharp plan
+    falls into components, one for each; the fit does not depend on them.
     """
     if plan.shape[-2] < plan.shape[-1]:
         return _fit_potentials(plan.mT, target.mT).mT
@@ -96,6 +95,6 @@ def _fit_potentials(plan: Tensor, target: Tensor) -> Tensor:
     links = num_columns * (plan.mT @ shares)
     links = links - torch.diag_embed(links.diagonal(dim1=-2, dim2=-1))
     ridge = _RIDGE * torch.finfo(plan.dtype).eps
-    system = torch.diag_embed(links.sum(-1) + ridge) - links + 1 / num_columns
+    system = torch.diag_embed(links.sum(-1) + ridge) - links
     columns, _ = torch.linalg.solve_ex(system, residual[..., None])
     return row_means - shares @ columns + columns.mT
