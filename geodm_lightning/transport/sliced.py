@@ -31,7 +31,7 @@ def line_cost(x: Tensor, y: Tensor) -> Tensor:
         tensor(6.5000)
     """
     x, y = x.sort(dim=-1).values, y.sort(dim=-1).values
-    return _aligned_cost(x, y, torch.zeros_like(x[..., :1], dtype=torch.long))
+    return _aligned_cost(x, y, torch.zeros([1] * x.dim(), dtype=torch.long, device=x.device))
 
 
 def circle_cost(x: Tensor, y: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def circle_cost(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _aligned_cost(x: Tensor, y: Tensor, cut: Tensor) -> Tensor:
-    """Integral of ``(X(q) - Y(q + cut / L))^2`` for sorted ``x`` and ``y``, ``cut (..., 1)``.
+    """Integral of ``(X(q) - Y(q + cut / L))^2`` for sorted ``x`` and ``y``; cuts broadcast.
 
     The interval [0, L) is parted where either quantile function jumps; parts may be empty.
     """
@@ -81,7 +81,7 @@ def _aligned_cost(x: Tensor, y: Tensor, cut: Tensor) -> Tensor:
     start = torch.cat([jumps_x, jumps_y], dim=-1).sort(dim=-1).values
     end = torch.cat([start[..., 1:], torch.full_like(start[..., :1], total)], dim=-1)
     index_x = start // (total // n)
-    difference = x.gather(-1, index_x) - _quantile(y, start + cut, total)
+    difference = x.take_along_dim(index_x, dim=-1) - _quantile(y, start + cut, total)
     mass = (end - start).to(x.dtype) / total
     return (mass * difference.square()).sum(-1)
 
@@ -90,7 +90,7 @@ def _quantile(y: Tensor, position: Tensor, total: int) -> Tensor:
     """Value of the continued quantile function of sorted ``y`` right of ``position / total``."""
     m = y.shape[-1]
     index = position.div(total // m, rounding_mode="floor")
-    return y.gather(-1, index.remainder(m)) + index.div(m, rounding_mode="floor")
+    return y.take_along_dim(index.remainder(m), dim=-1) + index.div(m, rounding_mode="floor")
 
 
 def _best_cut(x: Tensor, y: Tensor) -> Tensor:
