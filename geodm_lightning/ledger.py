@@ -48,6 +48,7 @@ class Ledger:
         self.seconds = dict.fromkeys(COMPONENTS, 0.0)
         self.bytes = dict.fromkeys(COMPONENTS, 0)
         self.num_measured = 0
+        self.marks: list[tuple[str, dict[str, float], int]] = []
         self._measuring = False
         self._trace: _Trace | None = None
 
@@ -126,14 +127,36 @@ class Ledger:
         """Seconds per iteration of each component, over the measured iterations."""
         return {name: s / max(self.num_measured, 1) for name, s in self.seconds.items()}
 
+    def mark(self, name: str) -> None:
+        """Begin a stretch that :meth:`stretches` tells apart from the one before."""
+        self.marks.append((name, dict(self.seconds), self.num_measured))
+
+    def stretches(self) -> list[dict[str, Any]]:
+        """Seconds per iteration between the marks, each stretch with the name it began with."""
+        nothing = dict.fromkeys(self.seconds, 0.0)
+        ends = [*self.marks, ("end", self.seconds, self.num_measured)]
+        begins = [("start", nothing, 0), *self.marks]
+        return [
+            {
+                "from": name,
+                "iterations_measured": stop - start,
+                "seconds_per_iteration": {
+                    key: (after[key] - before[key]) / max(stop - start, 1) for key in after
+                },
+            }
+            for (name, before, start), (_, after, stop) in zip(begins, ends, strict=True)
+        ]
+
     def state(self) -> dict[str, Any]:
         """Return plain values from which :meth:`restore` goes on."""
-        return {**self.balance()._asdict(), "num_measured": self.num_measured}
+        marks = [list(mark) for mark in self.marks]
+        return {**self.balance()._asdict(), "num_measured": self.num_measured, "marks": marks}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state made by :meth:`state`."""
         self.seconds, self.bytes = dict(state["seconds"]), dict(state["bytes"])
         self.num_measured = state["num_measured"]
+        self.marks = [(name, dict(seconds), count) for name, seconds, count in state["marks"]]
 
 
 class _Trace(TorchDispatchMode):

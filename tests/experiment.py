@@ -7,6 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from geodm_lightning.command_line import register_resolvers
 from geodm_lightning.networks.backbones import build_network
 from geodm_lightning.networks.network import Network
 
@@ -39,6 +40,7 @@ def small_network() -> Network:
 
 def compose_config(*overrides: str) -> DictConfig:
     """Compose the configuration as the command line does."""
+    register_resolvers()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("config", overrides=list(overrides))
 

@@ -45,7 +45,7 @@ class Member(NamedTuple):
         Raises:
             InputError: If a loss since the last check is not finite; nothing is written.
         """
-        self.distiller.check_finite()
+        self.distiller.terms.check_finite(self.distiller.iteration)
         state = capture(self.distiller)
         if self.distiller.processes.is_main:
             save_checkpoint(self.checkpoint, state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -14,27 +14,50 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from geodm_lightning.distillers.calibration import Calibration
 from geodm_lightning.distillers.real_features import RealFeatures
+from geodm_lightning.distillers.running_terms import PREFIX, RunningTerms
 from geodm_lightning.distillers.synthetic import SyntheticImages
 from geodm_lightning.ledger import Ledger
 from geodm_lightning.matching.geodm import GeometricMatching
 from geodm_lightning.processes import Processes
 from geodm_lightning.randomness import keyed_generator
-from geodm_lightning.types import InputError
+
+LOGGER = logging.getLogger(__name__)
+UNIFORM = 0.01  # total variation between a plan and the uniform one
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 PlateauFactory = Callable[[Optimizer], ReduceLROnPlateau]
 
 
-class StepSizes(NamedTuple):
-    """How much one iteration holds at once, and how often it reports.
+class Optimizers(NamedTuple):
+    """Factories of what steps the learned tensors.
 
     Attributes:
+        images: Optimiser of the pixels.
+        geometry: Optimiser of curvatures, weights and heads.
+        sampler: Optimiser of the sampler of frequencies, None where there is no sampler.
+        scheduler: Schedule of the pixels' rate that watches the summed loss of each iteration,
+            None for a constant rate.
+    """
+
+    images: OptimizerFactory
+    geometry: OptimizerFactory
+    sampler: OptimizerFactory | None = None
+    scheduler: PlateauFactory | None = None
+
+
+class StepSizes(NamedTuple):
+    """How long a run is, how much it holds at once, and how often it reports.
+
+    Attributes:
+        num_iterations: Iterations of the whole run.
         classes_per_step: Classes whose activations are held at once; the gradient is
             the same for any value, only memory changes.
         log_every: Iterations averaged into one row of the metrics.
     """
 
+    num_iterations: int
     classes_per_step: int
     log_every: int
 
@@ -44,7 +67,8 @@ class MatchingDistiller(LightningModule):
 
     One iteration draws real images of all classes, augments real and synthetic images of
     a class with one shared draw, embeds both in the network of that iteration and steps
-    the images, the curvatures and the geometry weights down the summed class losses.
+    the images, the curvatures and the geometry weights down the summed class losses; what
+    :meth:`GeometricMatching.ascending_parameters` names steps up.
     Optimisation is manual: the images are divided by class over the processes, only the
     gradient of the few geometry parameters is added up.
 
@@ -52,11 +76,9 @@ class MatchingDistiller(LightningModule):
         synthetic: Images of the classes this process owns.
         matching: Loss in the product space, with its learnable geometry.
         real: Features of the real images of an iteration, with the networks.
-        image_optimizer: Factory for the optimiser of the pixels.
-        geometry_optimizer: Factory for the optimiser of curvatures and weights.
-        image_scheduler: Factory for a schedule of the pixels' rate that watches the summed
-            loss of each iteration, None for a constant rate.
-        sizes: Classes at once and the logging interval.
+        optimizers: Factories of the optimisers.
+        calibration: Cross-entropy of the images in trained networks, None for none.
+        sizes: Length of the run, classes at once and the logging interval.
         processes: Place among the processes of the run.
     """
 
@@ -66,9 +88,8 @@ class MatchingDistiller(LightningModule):
         matching: GeometricMatching,
         *,
         real: RealFeatures,
-        image_optimizer: OptimizerFactory,
-        geometry_optimizer: OptimizerFactory,
-        image_scheduler: PlateauFactory | None = None,
+        optimizers: Optimizers,
+        calibration: Calibration | None = None,
         sizes: StepSizes,
         processes: Processes,
     ) -> None:
@@ -77,18 +98,27 @@ class MatchingDistiller(LightningModule):
         self.synthetic = synthetic
         self.matching = matching
         self.real = real
+        self.calibration = calibration
         self.sizes = sizes
         self.processes = processes
         self.trackers: Sequence[Logger] = ()
         self.iteration = 0
         self.seconds = 0.0
-        self.sums: dict[str, Tensor] = {}
-        self.num_summed = 0
+        self.is_warned = False
+        self.terms = RunningTerms(processes)
         self.ledger = Ledger(synthetic.pixels.device, measure_every=sizes.log_every)
-        self.image_optimizer = image_optimizer([synthetic.pixels])
-        self.image_scheduler = image_scheduler(self.image_optimizer) if image_scheduler else None
-        geometry = list(self.geometry_parameters())
-        self.geometry_optimizer = geometry_optimizer(geometry) if geometry else None
+        self.image_optimizer = optimizers.images([synthetic.pixels])
+        self.image_scheduler = optimizers.scheduler and optimizers.scheduler(self.image_optimizer)
+        geometry, sampler = matching.geometry_parameters(), matching.sampler_parameters()
+        self.loss_optimizers = {}  # of the parameters of the loss, alike on all processes
+        if geometry:
+            self.loss_optimizers["geometry"] = optimizers.geometry(geometry)
+        if sampler:
+            assert optimizers.sampler is not None
+            self.loss_optimizers["sampler"] = optimizers.sampler(sampler)
+        if matching.history is not None:
+            owned = processes.shard(self.num_classes)
+            matching.history.allocate(owned.stop - owned.start)
 
     @property
     def seed(self) -> int:
@@ -100,14 +130,9 @@ class MatchingDistiller(LightningModule):
         """Classes of the data set, over all processes."""
         return self.real.table.spec.num_classes
 
-    def geometry_parameters(self) -> Iterable[Tensor]:
-        """Yield the learnable curvature and weight parameters, if any."""
-        return (p for p in self.matching.parameters() if p.requires_grad)
-
     def configure_optimizers(self) -> list[Optimizer]:
-        """Return the optimisers made in the constructor: images first, then geometry."""
-        geometry = [] if self.geometry_optimizer is None else [self.geometry_optimizer]
-        return [self.image_optimizer, *geometry]
+        """Return the optimisers made in the constructor, that of the images first."""
+        return [self.image_optimizer, *self.loss_optimizers.values()]
 
     def training_step(self, iteration: int) -> None:
         """Run one iteration: all owned classes, one step of every optimiser."""
@@ -119,7 +144,7 @@ class MatchingDistiller(LightningModule):
             with self.ledger.section("optimiser"):
                 self.step_optimizers(sum(losses, start=losses[0].new_zeros(())))
         self.iteration = iteration + 1
-        self.num_summed += 1
+        self.terms.num_iterations += 1
         charged = sum(self.ledger.seconds.values()) - before
         self.seconds += max(time.perf_counter() - started, charged)
         if self.iteration % self.sizes.log_every == 0:
@@ -152,14 +177,21 @@ class MatchingDistiller(LightningModule):
             real.float(), matched, generator=generator, classes=own, ledger=self.ledger
         )
         self.backward_shares(terms.shares)
+        total, parts = terms.total.detach(), terms.parts
         with section("network"):
+            if self.calibration is not None:
+                seen_by_class = seen.unflatten(0, images.shape[:2])
+                error = self.calibration(
+                    seen_by_class, first_class=classes.start, iteration=iteration
+                )
+                self.manual_backward(error.sum())
+                total, parts = total + error.detach(), {**parts, "calibration": error.detach()}
             assert matched.grad is not None
             self.manual_backward(features, matched.grad.flatten(0, 1).to(features.dtype))
         with section("augment"):
             assert seen.grad is not None
             self.manual_backward(images, seen.grad.unflatten(0, images.shape[:2]))
-        total = terms.total.detach()
-        self.accumulate(total, terms.parts)
+        self.terms.add(total, parts)
         return total.sum()
 
     def backward_shares(self, shares: dict[str, Tensor]) -> None:
@@ -169,60 +201,54 @@ class MatchingDistiller(LightningModule):
             with self.ledger.section(component):
                 self.manual_backward(share.sum(), retain_graph=component != last)
 
-    def accumulate(self, total: Tensor, parts: dict[str, Tensor]) -> None:
-        """Add per-class terms to the sums of the current logging interval."""
-        for name, value in {"loss": total, **parts}.items():
-            key = "distill/loss" if name == "loss" else f"distill/loss/{name}"
-            summed = value.sum()
-            self.sums[key] = self.sums[key] + summed if key in self.sums else summed
-
     def step_optimizers(self, loss: Tensor) -> None:
         """Step all optimisers and bring images and geometry back into their ranges."""
-        if self.geometry_optimizer is not None:
-            for parameter in self.geometry_parameters():
+        for optimizer in self.loss_optimizers.values():
+            for parameter in optimizer.param_groups[0]["params"]:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 self.processes.sum_(parameter.grad)
+        for parameter in self.matching.ascending_parameters():
+            assert parameter.grad is not None
+            parameter.grad.neg_()
         for optimizer in self.configure_optimizers():
             optimizer.step()
         self.synthetic.clamp_()
         self.matching.geometry.clamp_()
+        if self.matching.history is not None:
+            self.matching.history.advance_((self.iteration + 1) / self.sizes.num_iterations)
         if self.image_scheduler is not None:
             self.image_scheduler.step(self.processes.sum_(loss).item())
 
     def log_rows(self) -> None:
         """Write the mean terms per class since the last row, and the geometry.
 
+        Factors whose weight has vanished are left out from here on, unless frequencies are
+        learned for the coordinates of all of them.
+
         Raises:
             InputError: If a term is not finite, naming the first one that is not.
         """
-        scale = self.num_classes * self.num_summed
-        means = {name: value / scale for name, value in self.check_finite().items()}
-        geometry = {f"distill/{k}": v for k, v in self.matching.geometry.state().items()}
+        means = self.terms.take_means(num_classes=self.num_classes, iteration=self.iteration)
+        geometry = self.matching.geometry
+        if not self.matching.sampler_parameters():
+            for factor in geometry.skip_vanished_():
+                self.ledger.mark(f"iteration {self.iteration}, without {factor}")
+        numbers = means | {f"distill/{key}": value for key, value in geometry.state().items()}
         for logger in self.trackers:
-            logger.log_metrics({**means, **geometry}, step=self.iteration)
-        self.trainer.progress_bar_metrics.update({"loss": means["distill/loss"]})
-        self.sums, self.num_summed = {}, 0
+            logger.log_metrics(numbers, step=self.iteration)
+        self.warn_of_uniform_plan(means.get(f"{PREFIX}/plan_contrast"))
+        self.trainer.progress_bar_metrics.update({"loss": means[PREFIX]})
 
-    def check_finite(self) -> dict[str, float]:
-        """Stop on a loss that is not finite, before it is logged or saved.
-
-        Returns:
-            The sums of all terms since the last row, over all processes.
-
-        Raises:
-            InputError: Naming the term; raised on every process at once.
-        """
-        if not self.sums:
-            return {}
-        stacked = self.processes.sum_(torch.stack(list(self.sums.values())).float())
-        values = dict(zip(self.sums, stacked.tolist(), strict=True))
-        broken = sorted(name for name, value in values.items() if not math.isfinite(value))
-        if broken:
-            terms = [name for name in broken if name != "distill/loss"] or broken
-            raise InputError(
-                f"{', '.join(terms)} is not finite at iteration {self.iteration}; the last "
-                "good checkpoint is kept: lower distiller.image_optimizer.lr or "
-                "distiller.geometry_optimizer.lr, or raise transport.epsilon"
-            )
-        return values
+    def warn_of_uniform_plan(self, contrast: float | None) -> None:
+        """Say once that transport couples nothing, where its plan is uniform to within 1 %."""
+        if self.is_warned or contrast is None or contrast >= UNIFORM or not self.processes.is_main:
+            return
+        self.is_warned = True
+        LOGGER.warning(
+            "the transport plan is uniform to within 1 %% (contrast %.2g at iteration %d), so the "
+            "term only adds mean distances: lower transport.epsilon, or let a class have more "
+            "synthetic images with ipc or distiller.factor",
+            contrast,
+            self.iteration,
+        )

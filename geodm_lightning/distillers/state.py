@@ -23,7 +23,8 @@ def capture(distiller: MatchingDistiller) -> dict[str, Any]:
         key: processes.gather(value, num_classes) if _is_per_pixel(distiller, value) else value
         for key, value in distiller.image_optimizer.state.get(pixels, {}).items()
     }
-    geometry = distiller.geometry_optimizer
+    history = distiller.matching.history
+    prototypes = {} if history is None else history.state()
     return {
         "iteration": distiller.iteration,
         "seed": distiller.seed,
@@ -34,9 +35,10 @@ def capture(distiller: MatchingDistiller) -> dict[str, Any]:
         "image_lr": distiller.image_optimizer.param_groups[0]["lr"],
         "image_scheduler": distiller.image_scheduler and distiller.image_scheduler.state_dict(),
         "matching": distiller.matching.state_dict(),
-        "geometry_optimizer": None if geometry is None else geometry.state_dict(),
-        "sums": {k: processes.sum_(v.clone()) for k, v in distiller.sums.items()},
-        "num_summed": distiller.num_summed,
+        "loss_optimizers": {k: o.state_dict() for k, o in distiller.loss_optimizers.items()},
+        "history": {k: processes.gather(v, num_classes) for k, v in prototypes.items()},
+        "sums": distiller.terms.state(),
+        "num_summed": distiller.terms.num_iterations,
     }
 
 
@@ -71,16 +73,16 @@ def restore(distiller: MatchingDistiller, state: dict[str, Any]) -> None:
     if distiller.image_scheduler is not None:
         distiller.image_scheduler.load_state_dict(state["image_scheduler"])
     distiller.matching.load_state_dict(state["matching"])
-    if distiller.geometry_optimizer is not None:
-        distiller.geometry_optimizer.load_state_dict(state["geometry_optimizer"])
+    for name, optimizer in distiller.loss_optimizers.items():
+        optimizer.load_state_dict(state["loss_optimizers"][name])
+    if distiller.matching.history is not None:
+        own = {key: value[owned] for key, value in state["history"].items()}
+        distiller.matching.history.load_state(own)
     distiller.iteration, distiller.seconds = state["iteration"], state["seconds"]
     distiller.ledger.restore(state["ledger"])
-    # The sums are over all processes: one process goes on with them, the others with zero.
-    share = 1.0 if distiller.processes.is_main else 0.0
-    distiller.sums = {
-        k: (v * share).to(distiller.synthetic.pixels.device) for k, v in state["sums"].items()
-    }
-    distiller.num_summed = state["num_summed"]
+    distiller.terms.restore(
+        state["sums"], num_iterations=state["num_summed"], device=distiller.synthetic.pixels.device
+    )
 
 
 def _is_per_pixel(distiller: MatchingDistiller, value: Any) -> bool:

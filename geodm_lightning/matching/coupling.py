@@ -59,9 +59,10 @@ class OptimalTransport(nn.Module):
         Args:
             features: Features ``(C, R, d)`` and ``(C, S, d)`` at unit scale.
             geometry: Product manifold the features are points of.
-            generator: Not drawn from: transport has no randomness.
+            generator: Source of the slices, where transport is sliced.
 
         Returns:
             Losses of shape ``(C,)``, in the squared unit of the unscaled features.
         """
-        return features.norm.square() * self.transport(features, geometry).cost
+        terms = self.transport(features, geometry, generator=generator)
+        return features.norm.square() * terms.cost

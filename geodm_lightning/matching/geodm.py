@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,28 @@ from torch import Tensor, nn
 from geodm_lightning.geometry.product import ProductManifold
 from geodm_lightning.ledger import Ledger
 from geodm_lightning.matching.characteristic import CharacteristicMatching
-from geodm_lightning.matching.moments import MeanMatching
+from geodm_lightning.matching.history import PrototypeHistory
 from geodm_lightning.matching.scaling import ScaledFeatures, scale_features
 from geodm_lightning.matching.transport import TransportMatching
 from geodm_lightning.types import InputError, MatchingTerms
+
+
+class Strategy(Protocol):
+    """What GeoDM plugs into: a way to match real and synthetic features class by class.
+
+    Attributes:
+        min_synthetic: Fewest synthetic images per class it can work with.
+    """
+
+    min_synthetic: int
+
+    def magnitude(self, features: ScaledFeatures) -> Tensor:
+        """Unit ``(C,)`` in which the other terms of GeoDM are weighed against it."""
+
+    def __call__(
+        self, features: ScaledFeatures, geometry: ProductManifold, *, generator: torch.Generator
+    ) -> Tensor:
+        """Loss of each class, ``(C,)``."""
 
 
 class GeometricMatching(nn.Module):
@@ -28,8 +48,12 @@ class GeometricMatching(nn.Module):
     minimising over the weights ends on the factor with the shortest distances.
     With a flat geometry and without transport the loss is that of the base.
 
+    Where the geometry is ``adversarial`` its parameters ascend: see
+    :meth:`ascending_parameters`. The regularisers then enter with the opposite sign, so that
+    they still hold the geometry while it ascends the rest.
+
     Args:
-        base: ``MeanMatching`` (DM) or ``CharacteristicMatching`` (NCFM).
+        base: Strategy, such as ``MeanMatching`` (DM) or ``CharacteristicMatching`` (NCFM).
         geometry: Product manifold; its parameters are learned by whoever optimises them.
         transport: Transport term, or ``None`` for none.
         transport_weight: Weight of the transport cost at unit feature scale; 30 makes its
@@ -37,6 +61,8 @@ class GeometricMatching(nn.Module):
             two are in units of the base's :meth:`magnitude`, so they hold for any network.
         curvature_weight: Weight of the radius penalty, in use where a curvature is learned.
         entropy_weight: Weight of the entropy of the weights, in use where they are learned.
+        history: Memory of synthetic prototypes (DSDM), or ``None`` for none; whoever trains
+            calls its ``allocate`` before the first and ``advance_`` after every iteration.
 
     Raises:
         InputError: If a weight is negative or not finite.
@@ -44,12 +70,13 @@ class GeometricMatching(nn.Module):
 
     def __init__(
         self,
-        base: MeanMatching | CharacteristicMatching,
+        base: Strategy,
         geometry: ProductManifold,
         transport: TransportMatching | None = None,
         transport_weight: float = 30.0,
         curvature_weight: float = 1.0,
         entropy_weight: float = 1.0,
+        history: PrototypeHistory | None = None,
     ) -> None:
         super().__init__()
         for name, weight in (
@@ -62,9 +89,28 @@ class GeometricMatching(nn.Module):
         self.base = base
         self.geometry = geometry
         self.transport = transport if transport_weight > 0 else None
+        self.history = history
         self.transport_weight = transport_weight
         self.curvature_weight = curvature_weight
         self.entropy_weight = entropy_weight
+
+    def sampler_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the sampler of NCFM's frequencies, if there is one."""
+        is_sampled = isinstance(self.base, CharacteristicMatching)
+        return self.base.ascending_parameters() if is_sampled else []  # type: ignore[attr-defined]
+
+    def geometry_parameters(self) -> list[nn.Parameter]:
+        """Curvatures, weights and heads that are being learned, if any."""
+        return [p for p in self.geometry.parameters() if p.requires_grad]
+
+    def ascending_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters that climb the loss the images descend.
+
+        Whoever optimises turns their gradients round before the step.
+        """
+        yield from self.sampler_parameters()
+        if self.geometry.learning == "adversarial":
+            yield from self.geometry_parameters()
 
     def forward(
         self,
@@ -80,8 +126,8 @@ class GeometricMatching(nn.Module):
         Args:
             real: Unscaled features of real images, ``(C, R, d)``.
             synthetic: Unscaled features of synthetic images, ``(C, S, d)``.
-            generator: Source of the base's randomness.
-            classes: Which classes of this process these are, for what is remembered of them.
+            generator: Source of the randomness of the base and of transport.
+            classes: Rows the history keeps for these classes.
             ledger: Charged with the forward pass, by component.
 
         Returns:
@@ -91,34 +137,43 @@ class GeometricMatching(nn.Module):
             learned.
         """
         ledger = ledger or Ledger()
+        shares = {}
         with torch.autocast(device_type=real.device.type, enabled=False):
             with ledger.section("geometry"):
                 features = scale_features(real, synthetic)
                 unit = self.base.magnitude(features)
                 matched = self.base(features, self.geometry, generator=generator)
-                penalty, penalties = self._penalty(features)
-                shares = {"geometry": matched + unit * penalty}
-            parts = {"matching": matched}
+                parts = {"matching": matched}
+                past = self._history(features, classes)
+                penalties = self._penalties(features)
+                signed = -1.0 if self.geometry.learning == "adversarial" else 1.0
+                held = sum((w * p for w, p in penalties.values()), start=torch.zeros_like(unit))
+                shares["geometry"] = matched + past + signed * unit * held
+            if self.history is not None:
+                parts["history"] = past
             if self.transport is not None:
                 with ledger.section("transport"):
-                    terms = self.transport(features, self.geometry)
+                    terms = self.transport(features, self.geometry, generator=generator)
                     shares["transport"] = self.transport_weight * unit * terms.cost
-                parts |= {
-                    "transport": terms.cost,
-                    "plan_entropy": terms.plan_entropy,
-                    "marginal_error": terms.marginal_error,
-                }
-        parts |= penalties
+                parts |= {"transport": terms.cost, **terms.statistics}
+        parts |= {name: penalty for name, (_, penalty) in penalties.items()}
         return MatchingTerms(shares, {name: part.detach() for name, part in parts.items()})
 
-    def _penalty(self, features: ScaledFeatures) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted regularisers of the geometry ``(C,)`` in units of the base, and their parts."""
-        weighted = torch.zeros_like(features.norm)
-        parts = {}
+    def _history(self, features: ScaledFeatures, classes: slice) -> Tensor:
+        """Pull towards remembered prototypes ``(C,)``; takes down those of this iteration."""
+        if self.history is None:
+            return torch.zeros_like(features.norm)
+        term = self.history(features, self.geometry, classes=classes)
+        self.history.remember(features, self.geometry, classes=classes)
+        return term
+
+    def _penalties(self, features: ScaledFeatures) -> dict[str, tuple[float, Tensor]]:
+        """Signed weight and value ``(C,)`` of each regulariser of what is being learned."""
+        penalties = {}
         if self.geometry.learn_curvature:
-            parts["radius"] = self.geometry.radius_penalty(features.real)
-            weighted = weighted + self.curvature_weight * parts["radius"]
+            radius = self.geometry.radius_penalty(features.real)
+            penalties["radius"] = (self.curvature_weight, radius)
         if self.geometry.learn_weights:
-            parts["entropy"] = self.geometry.entropy().expand_as(features.norm)
-            weighted = weighted - self.entropy_weight * parts["entropy"]
-        return weighted, parts
+            entropy = self.geometry.entropy().expand_as(features.norm)
+            penalties["entropy"] = (-self.entropy_weight, entropy)
+        return penalties

@@ -27,15 +27,22 @@ class NetworkPool(Protocol):
 
 
 class RandomPool:
-    """A freshly initialised network for every step, drawn in place.
+    """A freshly initialised network for every step or every few, drawn in place.
 
     Args:
         build: Called once with a generator; makes the network whose weights are redrawn.
         seed: Seed of the run.
+        hold: Consecutive steps that see the same network: 1 in DM, 5 in M3D.
+
+    Raises:
+        InputError: If ``hold`` is below 1.
     """
 
-    def __init__(self, build: NetworkBuilder, seed: int) -> None:
+    def __init__(self, build: NetworkBuilder, seed: int, *, hold: int = 1) -> None:
+        if hold < 1:
+            raise InputError(f"a network is held for at least 1 step, got {hold}")
         self._seed = seed
+        self._hold = hold
         self._network = build(keyed_generator(seed, "network", 0)).requires_grad_(False)
         self._device = torch.device("cpu")
         self._step: int | None = None
@@ -56,10 +63,11 @@ class RandomPool:
         Returns:
             The pool's one network; asking for another step overwrites its weights.
         """
-        if step != self._step:
-            generator = keyed_generator(self._seed, "network", step, device=self._device)
+        drawn_at = step - step % self._hold
+        if drawn_at != self._step:
+            generator = keyed_generator(self._seed, "network", drawn_at, device=self._device)
             self._network.reset_parameters(generator)
-            self._step = step
+            self._step = drawn_at
         return self._network.train()
 
 

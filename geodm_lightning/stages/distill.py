@@ -128,6 +128,7 @@ def outcome(run: Run, method: Method, distiller: MatchingDistiller) -> Distilled
             "peak_memory_bytes": peak_memory(run.site.device),
             "component_seconds_per_iteration": distiller.ledger.per_iteration(),
             "component_peak_bytes": distiller.ledger.balance().bytes,
+            "stretches": distiller.ledger.stretches() if distiller.ledger.marks else [],
             "processes": run.site.processes.world_size,
         },
     )

@@ -40,6 +40,17 @@ def test_loss_is_the_transport_term_at_its_own_weight(features, learned, dtype):
     torch.testing.assert_close(actual, term)
 
 
+def test_slices_come_from_the_generator_alone(features, learned):
+    scaled = scale_features(*features(torch.float64))
+    matching = OptimalTransport(TransportMatching(solver="sliced"))
+    seeds = (1, 1, 2)
+    one, same, other = (
+        matching(scaled, learned, generator=torch.Generator().manual_seed(seed)) for seed in seeds
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
 def test_refuses_a_norm_that_is_not_positive():
     with pytest.raises(InputError, match="reference_norm must be positive, got -1"):
         OptimalTransport(TransportMatching(), reference_norm=-1.0)

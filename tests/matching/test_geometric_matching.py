@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+from geodm_lightning.geometry import build_product
 from geodm_lightning.matching import (
     CharacteristicMatching,
     GeometricMatching,
     MeanMatching,
+    PrototypeHistory,
     TransportMatching,
     scale_features,
 )
@@ -38,8 +40,8 @@ def test_total_is_the_weighted_sum_of_its_parts(features, learned, base, dtype):
     others = 7 * parts["transport"] + 3 * parts["radius"] - 2 * parts["entropy"]
     unit = base.magnitude(scale_features(real, synthetic))
     torch.testing.assert_close(total, parts["matching"] + unit * others)
-    names = {"matching", "transport", "radius", "entropy", "plan_entropy", "marginal_error"}
-    assert set(parts) == names
+    plan = {"plan_entropy", "marginal_error", "plan_contrast"}
+    assert set(parts) == {"matching", "transport", "radius", "entropy"} | plan
     assert all(part.shape == (3,) and not part.requires_grad for part in parts.values())
 
 
@@ -60,8 +62,7 @@ def test_parts_are_those_of_their_owners(features, learned, base, dtype):
     expected = {
         "matching": base(scaled, learned, generator=generator()),
         "transport": transport.cost,
-        "plan_entropy": transport.plan_entropy,
-        "marginal_error": transport.marginal_error,
+        **transport.statistics,
         "radius": learned.radius_penalty(scaled.real),
         "entropy": learned.entropy().expand(3),
     }
@@ -148,3 +149,47 @@ def test_autocast_changes_nothing(features, learned, base, device):
 def test_refuses_negative_weights(learned, name, value):
     with pytest.raises(InputError, match=f"{name} must not be negative, got {value}"):
         GeometricMatching(MeanMatching(), learned, **{name: value})
+
+
+def test_shares_add_up_and_each_has_its_own_backward_pass(features, learned, base, dtype):
+    real, synthetic = features(dtype)
+    matching = GeometricMatching(base, learned, TransportMatching())
+    whole = synthetic.clone().requires_grad_()
+    matching(real, whole, generator=generator()).total.sum().backward()
+    parts = synthetic.clone().requires_grad_()
+    shares = matching(real, parts, generator=generator()).shares
+    assert list(shares) == ["geometry", "transport"]
+    shares["geometry"].sum().backward(retain_graph=True)
+    shares["transport"].sum().backward()
+    torch.testing.assert_close(parts.grad, whole.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_an_adversary_sees_the_regularisers_with_the_opposite_sign(features, device, dtype):
+    """Ascent on the loss is descent on the regularisers: they hold the geometry either way."""
+    real, synthetic = features(dtype)
+    parts = {}
+    for learning in ("joint", "adversarial"):
+        geometry = build_product(
+            ["euclidean", "hyperbolic", "spherical"], curvature=1.0, learning=learning
+        ).to(device)
+        matching = GeometricMatching(MeanMatching(), geometry, None, 0.0, 3.0, 2.0)
+        parts[learning] = matching(real, synthetic, generator=generator())
+        ascending = list(matching.ascending_parameters())
+        assert len(ascending) == (3 if learning == "adversarial" else 0)
+    held = parts["joint"].total - parts["joint"].parts["matching"]
+    opposed = parts["adversarial"].total - parts["adversarial"].parts["matching"]
+    torch.testing.assert_close(opposed, -held)
+
+
+def test_history_pulls_towards_remembered_prototypes(features, learned, base, dtype):
+    real, synthetic = features(dtype)
+    history = PrototypeHistory(weight=5.0, decay=0.9, start_share=0.0)
+    history.allocate(3)
+    matching = GeometricMatching(base, learned, history=history)
+    first = matching(real, synthetic, generator=generator(), classes=slice(0, 3))
+    assert (first.parts["history"] == 0).all()
+    history.advance_(0.1)
+    moved = matching(real, synthetic + 0.3, generator=generator(), classes=slice(0, 3))
+    assert (moved.parts["history"] > 0).all()
+    without = GeometricMatching(base, learned)(real, synthetic + 0.3, generator=generator())
+    torch.testing.assert_close(moved.total, without.total + moved.parts["history"])

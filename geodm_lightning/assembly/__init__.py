@@ -1,0 +1,37 @@
+"""From settings to objects: the one room that knows both."""
+
+from geodm_lightning.assembly.check import check_buildable
+from geodm_lightning.assembly.data import build_data
+from geodm_lightning.assembly.distiller import (
+    build_distiller,
+    build_real_features,
+    sharing_key,
+)
+from geodm_lightning.assembly.matching import build_matching
+from geodm_lightning.assembly.networks import (
+    build_pool,
+    herding_network,
+    network_builder,
+    pretrain_settings,
+    trained_states,
+)
+from geodm_lightning.assembly.options import instantiate, num_iterations, real_batch
+from geodm_lightning.assembly.protocol import build_protocol
+
+__all__ = [
+    "build_data",
+    "build_distiller",
+    "build_matching",
+    "build_pool",
+    "build_protocol",
+    "build_real_features",
+    "check_buildable",
+    "herding_network",
+    "instantiate",
+    "network_builder",
+    "num_iterations",
+    "pretrain_settings",
+    "real_batch",
+    "sharing_key",
+    "trained_states",
+]
