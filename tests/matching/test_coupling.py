@@ -42,7 +42,7 @@ def test_loss_is_the_transport_term_at_its_own_weight(features, learned, dtype):
 
 def test_slices_come_from_the_generator_alone(features, learned):
     scaled = scale_features(*features(torch.float64))
-    matching = OptimalTransport(TransportMatching(solver="sliced"))
+    matching = OptimalTransport(TransportMatching(ground="factors", solver="sliced"))
     seeds = (1, 1, 2)
     one, same, other = (
         matching(scaled, learned, generator=torch.Generator().manual_seed(seed)) for seed in seeds
