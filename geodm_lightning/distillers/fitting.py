@@ -66,13 +66,10 @@ def fitted_geometry(
     seed: int,
     processes: Processes,
 ) -> History:
-    """Fit a geometry and hold it, or take up the fit that lies in the cache.
-
-    The main process fits and saves; then every process reads the same file.
+    """Fit a geometry and hold it, or read the fit in the cache; the main process makes it.
 
     Args:
-        geometry: Product space as configured; holds the fitted values afterwards and learns
-            no more.
+        geometry: Product space as configured; it holds the fit afterwards and learns no more.
         table: Real training images.
         pool: Networks, one per step.
         augmentation: Augmentation of the real images.
@@ -127,7 +124,10 @@ def fit_geometry(
 
     Args:
         geometry: Product space, changed in place and frozen at the end.
-        table, pool, augmentation, settings: As for :func:`fitted_geometry`.
+        table: Real training images.
+        pool: Networks, one per step.
+        augmentation: Augmentation of the real images, one draw per class and step.
+        settings: How long and on how much.
         seed: Seed of the run; the draws of a step are keyed by it, ``"fit"`` and the step.
 
     Returns:

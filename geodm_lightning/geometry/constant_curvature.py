@@ -135,7 +135,7 @@ def best_fit(
         curvature_range: Smallest and largest magnitude.
 
     Returns:
-        The best magnitude, to within 5 % on the default range, and its residual.
+        The best magnitude, to within 10 % on the default range, and its residual.
 
     Raises:
         InputError: If these are not distances.

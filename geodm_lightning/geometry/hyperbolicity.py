@@ -34,10 +34,10 @@ def check_distances(distances: Tensor) -> Tensor:
     distances = at_least_float32(distances)
     if not (distances.isfinite().all() and (distances >= 0).all()):
         raise InputError("distances must be finite and non-negative; connect or clean the points")
-    slack = 1e-5 * float(distances.max())
-    if float((distances - distances.mT).abs().max()) > slack:
+    largest = float(distances.max())
+    if float((distances - distances.mT).abs().max()) > 1e-5 * largest:
         raise InputError("distances must be symmetric; pass (D + D.mT) / 2 if they nearly are")
-    if float(distances.diagonal(dim1=-2, dim2=-1).max()) > slack:
+    if float(distances.diagonal(dim1=-2, dim2=-1).max()) > 1e-2 * largest:  # roots of roundings
         raise InputError("distances must be zero on the diagonal")
     return distances
 
