@@ -64,6 +64,11 @@ def build_distiller(
         generator=keyed_generator(settings["seed"], "initial"),
     )
     matching = build_matching(settings, spec).to(site.device)
+    if matching.history is not None and site.processes.world_size > spec.num_classes:
+        raise InputError(
+            f"a history is kept class by class, and {spec.num_classes} classes cannot be divided "
+            f"over {site.processes.world_size} processes; use trainer.devices={spec.num_classes}"
+        )
     if matching.geometry.learning == "from_real":
         fit_to_real(matching.geometry, settings, real, site)
     return MatchingDistiller(

@@ -9,6 +9,7 @@ import torch
 from geodm_lightning.assembly.networks import network_builder
 from geodm_lightning.assembly.options import instantiate
 from geodm_lightning.geometry.product import ProductManifold
+from geodm_lightning.matching.coupling import OptimalTransport
 from geodm_lightning.matching.geodm import GeometricMatching
 from geodm_lightning.matching.history import PrototypeHistory
 from geodm_lightning.matching.sampler import FrequencySampler
@@ -51,7 +52,10 @@ def build_base(settings: dict[str, Any], geometry: ProductManifold, num_features
     """Build the strategy, with a sampler of its frequencies where one is configured."""
     options = settings["matching"]
     if not options["sampler"]:
-        return instantiate(options["base"])
+        base = instantiate(options["base"])
+        if isinstance(base, OptimalTransport):
+            base.transport.check(geometry)
+        return base
     if not options["base"]["_target_"].endswith(".CharacteristicMatching"):
         raise InputError(
             f"matching.sampler learns frequencies, {options['label']} has none; use "
@@ -89,6 +93,6 @@ def check_enough_images(settings: dict[str, Any], matching: GeometricMatching) -
     if ipc * factor**2 < needed:
         raise InputError(
             f"{settings['matching']['label']} needs at least {needed} synthetic images per class, "
-            f"as it compares their covariances; ipc={ipc} with distiller.factor={factor} gives "
+            f"from one image no covariance can be estimated; ipc={ipc} with distiller.factor={factor} gives "
             f"{ipc * factor**2}: use distiller.factor=2 (multi-formation) or ipc={needed}"
         )

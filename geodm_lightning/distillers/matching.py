@@ -140,9 +140,11 @@ class MatchingDistiller(LightningModule):
         for optimizer in self.configure_optimizers():
             optimizer.zero_grad(set_to_none=True)
         with self.ledger.iteration(iteration):
-            losses = [self.match(classes, iteration) for classes in self.chunks()]
+            loss = self.synthetic.pixels.new_zeros(())
+            for classes in self.chunks():
+                loss = loss + self.match(classes, iteration)
             with self.ledger.section("optimiser"):
-                self.step_optimizers(sum(losses, start=losses[0].new_zeros(())))
+                self.step_optimizers(loss)
         self.iteration = iteration + 1
         self.terms.num_iterations += 1
         charged = sum(self.ledger.seconds.values()) - before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class Candidate(NamedTuple):
         schedule_share: Share of the published iterations behind the images, if any.
         fetch: Maps indices ``(n,)`` to normalised images ``(n, ch, h, w)``.
         labels: ``(N,)`` class indices on the device of the images.
+        cost: What making the set took, as its manifest tells; None where nothing was learned.
     """
 
     method: str
@@ -35,6 +36,7 @@ class Candidate(NamedTuple):
     schedule_share: float | None
     fetch: Fetch
     labels: Tensor
+    cost: dict[str, Any] | None = None
 
 
 def candidate_from_set(
@@ -75,6 +77,7 @@ def candidate_from_set(
         schedule_share=manifest.get("schedule_share"),
         fetch=lambda indices: images[indices],
         labels=decoded.labels.to(device),
+        cost=manifest.get("cost"),
     )
 
 

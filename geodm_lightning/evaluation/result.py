@@ -34,6 +34,9 @@ class EvaluationResult:
         students: One result per student, sorted by seed and index.
         schedule_share: Share of the method's published iterations behind the images, None for
             images that no iterations made.
+        costs: What making the set of each seed took: ``seconds``, ``seconds_per_iteration``,
+            ``peak_memory_bytes`` and both by component, as the distiller measured them; empty
+            where nothing was learned.
         provenance: Plain values passed in by the caller: versions, device, git revision …
     """
 
@@ -45,6 +48,7 @@ class EvaluationResult:
     protocol: Protocol
     students: tuple[StudentResult, ...]
     schedule_share: float | None = None
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,6 +115,7 @@ class EvaluationResult:
         """
         if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
             raise InputError(f"not an evaluation result of format {FORMAT_VERSION}")
+        values = {"costs": {}, **values}  # results of version 0.1 do not tell
         missing = {f.name for f in fields(cls)} - set(values)
         if missing:
             raise InputError(f"an evaluation result lacks {', '.join(sorted(missing))}")
@@ -183,6 +188,7 @@ def merge_results(results: Sequence[EvaluationResult]) -> EvaluationResult:
     return replace(
         first,
         students=tuple(student for result in results for student in result.students),
+        costs={seed: cost for result in results for seed, cost in result.costs.items()},
         provenance=first.provenance if len(results) == 1 else dict(provenance),
     )
 

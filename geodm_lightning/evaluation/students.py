@@ -100,6 +100,7 @@ def evaluate_students(
         protocol=protocol,
         students=tuple(student for student in found if student is not None),
         schedule_share=candidate.schedule_share,
+        costs={} if candidate.cost is None else {str(seed): candidate.cost},
         provenance=dict(provenance or {}),
     )
 

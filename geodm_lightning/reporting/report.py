@@ -19,6 +19,8 @@ from geodm_lightning.reporting.figures import (
     loss_curves,
 )
 from geodm_lightning.reporting.gallery import gallery
+from geodm_lightning.reporting.ledger import HEADINGS as LEDGER_HEADINGS
+from geodm_lightning.reporting.ledger import MEMORY_HEADINGS, build_ledger
 from geodm_lightning.reporting.page import (
     Markup,
     element,
@@ -86,6 +88,7 @@ def write_report(path: Path, report: Report) -> Path:
         *gallery(report.sets or {}, report.class_names),
         *_curve_sections(report.metrics or {}),
         *_cost_sections(report.costs),
+        *_ledger_sections(report.results),
         *_background_sections(report),
     )
     return write_text(path, page(report.title, *parts))
@@ -197,6 +200,17 @@ def _cost_sections(costs: Sequence[StageCost]) -> list[Markup]:
         return []
     headings = ("Stage", "Seconds", "Steps", "ms per step", "Peak memory, MiB")
     return [section("Cost", table(headings, map(_cost_row, costs)))]
+
+
+def _ledger_sections(results: Sequence[EvaluationResult]) -> list[Markup]:
+    ledger = build_ledger(results)
+    if ledger is None:
+        return []
+    parts = [table(LEDGER_HEADINGS, ledger.rows)]
+    if ledger.memory:
+        parts += [element("h3", "Peak memory, MiB"), table(MEMORY_HEADINGS, ledger.memory)]
+    notes = element("ul", *(element("li", note) for note in ledger.notes), class_="note")
+    return [section("Cost by component", *parts, notes)]
 
 
 def _cost_row(cost: StageCost) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from geodm_lightning.distilled.distilled_set import DistilledSet
@@ -14,6 +15,8 @@ from geodm_lightning.evaluation.result import (
     save_results,
 )
 from geodm_lightning.files import write_text
+from geodm_lightning.reporting.ledger import build_ledger
+from geodm_lightning.reporting.ledger import to_markdown as ledger_to_markdown
 from geodm_lightning.reporting.report import Report, StageCost, write_figures, write_report
 from geodm_lightning.reporting.tables import build_table, to_markdown, to_terminal
 from geodm_lightning.reporting.tracking import read_metrics
@@ -30,9 +33,8 @@ def report(run: Run) -> Path:
         contents = contents_of(run)
         write_figures(run.folder.figures, contents)
         write_report(run.folder.report, contents)
-        table = build_table(contents.results)
-        write_text(run.folder.path / "table.md", to_markdown(table))
-        CONSOLE.print(to_terminal(table))
+        write_tables(run.folder.path, contents.results)
+        CONSOLE.print(to_terminal(build_table(contents.results)))
         CONSOLE.print(f"report: {run.folder.report}", highlight=False, soft_wrap=True)
     run.site.processes.barrier()
     return run.folder.report
@@ -96,6 +98,13 @@ def report_seeds(runs: list[Run]) -> None:
     results = [merge_results(same_method) for same_method in zip(*by_seed, strict=True)]
     folder = runs[0].folder.path.parent
     save_results(folder / "results.json", results)
-    table = build_table(results)
-    write_text(folder / "table.md", to_markdown(table))
-    CONSOLE.print(to_terminal(table))
+    write_tables(folder, results)
+    CONSOLE.print(to_terminal(build_table(results)))
+
+
+def write_tables(folder: Path, results: Sequence[EvaluationResult]) -> None:
+    """Write the accuracies as ``table.md`` and what they cost, if anything, as ``cost.md``."""
+    write_text(folder / "table.md", to_markdown(build_table(results)))
+    ledger = build_ledger(results)
+    if ledger is not None:
+        write_text(folder / "cost.md", ledger_to_markdown(ledger))
