@@ -78,6 +78,17 @@ def test_the_origin_sees_itself_at_zero(draw, build, dtype, name, radius):
     torch.testing.assert_close(gradients[1], -gradients[0][:, 0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("radius", ORIGINS)
+def test_slope_where_the_origin_sees_itself(draw, build, device, name, radius):
+    manifold = build(name, 1.3).double()
+    p = draw(4, radius=radius, dtype=torch.float64)
+    step = 1e-6 * torch.eye(4, device=device, dtype=torch.float64)
+    apart = (manifold.seen_from(p + step, p) - manifold.seen_from(p - step, p)) / 2e-6
+    slope = torch.autograd.functional.jacobian(lambda u: manifold.seen_from(u[None], p)[0], p)
+    torch.testing.assert_close(slope, apart.mT, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("name", CURVED)
 @pytest.mark.parametrize("radius", [1e-3, 1.0])
 @pytest.mark.parametrize("offset", [1e-5, 1e-2])
