@@ -85,8 +85,9 @@ def horosphere_coordinates(factor: Hyperbolic, shadows: Shadows) -> Tensor:
     """
     _, reach, along = _ambient(factor, shadows)
     angle = (factor.sqrt_magnitude * shadows.radius).clamp(max=factor.max_angle)
-    behind = angle.exp() * (reach - along).clamp(min=0)
-    return (angle - torch.log1p(behind)) / factor.sqrt_magnitude
+    slack = reach - along
+    slack = slack + (slack.clamp(min=0) - slack).detach()  # the origin, where it is 0, has a slope
+    return (angle - torch.log1p(angle.exp() * slack)) / factor.sqrt_magnitude
 
 
 def meridian_coordinates(factor: Spherical, shadows: Shadows) -> Tensor:

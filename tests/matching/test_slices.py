@@ -134,6 +134,38 @@ def test_float32_agrees_with_float64_with_finite_gradients(device, rng, kind, pr
         torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize(("kind", "project"), FAMILIES)
+def test_gradient_at_the_origin_is_the_direction(device, dtype, kind, project):
+    factor = kind(0.7).to(device, dtype)
+    u = torch.zeros(1, 5, device=device, dtype=dtype, requires_grad=True)
+    direction = draw_directions(u, 1, generator=generator())
+    (gradient,) = torch.autograd.grad(positions(factor, project, u, direction).sum(), u)
+    torch.testing.assert_close(gradient, direction)
+
+
+@pytest.mark.parametrize(("kind", "project"), FAMILIES)
+def test_far_points_of_a_slice_stay_finite(device, dtype, kind, project):
+    factor = kind(1.0).to(device, dtype)
+    directions = draw_directions(
+        torch.zeros(1, 5, device=device, dtype=dtype), 200, generator=generator()
+    )
+    u = (30 * directions).requires_grad_()
+    places = positions(factor, project, u, directions)
+    (gradient,) = torch.autograd.grad(places.sum(), u)
+    assert places.isfinite().all()
+    assert gradient.isfinite().all()
+
+
+def test_a_point_equally_far_from_a_meridian_is_put_at_the_pole(device, dtype):
+    factor = Spherical(1.0).to(device, dtype)
+    axes = torch.eye(3, device=device, dtype=dtype)
+    u = (math.pi / 2 * axes[:1]).requires_grad_()
+    place = positions(factor, meridian_coordinates, u, axes[1:2])
+    assert place.item() == 0
+    (gradient,) = torch.autograd.grad(place.sum(), u)
+    assert (gradient == 0).all()
+
+
 def test_planes_are_orthonormal_and_directions_unit(device, dtype):
     like = torch.zeros(3, 7, device=device, dtype=dtype)
     planes = draw_planes(like, 20, generator=generator())
