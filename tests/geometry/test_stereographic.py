@@ -93,6 +93,16 @@ def test_slope_in_the_curvature_does_not_jump_at_zero(draw, device, dtype, funct
     assert slopes[2] == pytest.approx(slopes[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("kappa", [-1e-9, 0.0, 1e-9])
+def test_flat_limit(draw, device, dtype, kappa):
+    manifold = stereographic(kappa, device, dtype)
+    u, v = draw(2, 6, 4, dtype=dtype).unbind()
+    close = {"rtol": 1e-6, "atol": 1e-7}
+    torch.testing.assert_close(manifold.embed(u), u, **close)
+    torch.testing.assert_close(manifold.expmap0(u), u / 2, **close)
+    torch.testing.assert_close(manifold.dist2(u, v), (u - v).square().sum(-1), **close)
+
+
 def test_first_order_in_the_curvature(draw, device):
     """Known answer: for points at right angles, d^2 = a^2 + b^2 - k a^2 b^2 / 3 + O(k^2)."""
     manifold = stereographic(0.0, device, learnable=True)
