@@ -50,6 +50,7 @@ def methods_of(settings: Settings) -> list[Method]:
     main = base if flat else Method("geodm", f"GeoDM{suffix}", "matching", settings)
     rows = {
         "random": Method("random", "Random real images", "selection", settings),
+        "mosaic": Method("mosaic", "Random real mosaics", "selection", settings),
         "herding": Method("herding", "Herding", "selection", settings),
         "base": None if flat else base,
         "control": None
@@ -57,7 +58,8 @@ def methods_of(settings: Settings) -> list[Method]:
         else Method("control", f"Fixed geometry{suffix}", "matching", controlled(settings)),
         "whole": Method("whole", "Whole training set", "whole", settings),
     }
-    before = [rows[name] for name in ("random", "herding", "base", "control") if name in wanted]
+    order = ("random", "mosaic", "herding", "base", "control")
+    before = [rows[name] for name in order if name in wanted]
     after = [rows["whole"]] if "whole" in wanted else []
     variants = variants_of(settings)
     taken = {row.key for row in (*rows.values(), main) if row is not None}
@@ -117,8 +119,8 @@ def controlled(settings: Settings) -> Settings:
 def changed(settings: Mapping[str, Any], changes: Mapping[str, Any], *, name: str) -> Settings:
     """Return settings with changes merged in, mapping by mapping.
 
-    A mapping whose ``_target_`` changes is replaced whole, as its entries belong to another
-    constructor; so is one that was null or empty.
+    A mapping whose ``_target_`` or ``kind`` changes is replaced whole, as its entries belong to
+    something else; so is one that was null or empty.
 
     Args:
         settings: Settings to start from; left as they are.
@@ -134,9 +136,15 @@ def changed(settings: Mapping[str, Any], changes: Mapping[str, Any], *, name: st
             known = ", ".join(settings)
             raise InputError(f"{name}.{key} is not a setting; choose among {known}")
         old = settings[key]
-        same_kind = isinstance(old, Mapping) and isinstance(value, Mapping) and bool(old)
-        if same_kind and value.get("_target_", old.get("_target_")) == old.get("_target_"):
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and is_alike(old, value):
             merged[key] = changed(old, value, name=f"{name}.{key}")
         else:
             merged[key] = value
     return merged
+
+
+def is_alike(old: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    """Whether a mapping describes the same kind of thing as the one it is merged into."""
+    return bool(old) and all(
+        value.get(name, old.get(name)) == old.get(name) for name in ("_target_", "kind")
+    )

@@ -11,7 +11,7 @@ import torch
 from geodm_lightning.types import InputError
 
 STAGES = ("distill", "evaluate", "report")
-BASELINES = ("random", "herding", "base", "control", "whole")
+BASELINES = ("random", "mosaic", "herding", "base", "control", "whole")
 
 
 class Rule(NamedTuple):

@@ -92,7 +92,7 @@ def check_enough_images(settings: dict[str, Any], matching: GeometricMatching) -
     needed = matching.base.min_synthetic
     if ipc * factor**2 < needed:
         raise InputError(
-            f"{settings['matching']['label']} needs at least {needed} synthetic images per class, "
-            f"from one image no covariance can be estimated; ipc={ipc} with distiller.factor={factor} gives "
+            f"{settings['matching']['label']} needs at least {needed} synthetic images per class "
+            f"to estimate a covariance; ipc={ipc} with distiller.factor={factor} gives "
             f"{ipc * factor**2}: use distiller.factor=2 (multi-formation) or ipc={needed}"
         )

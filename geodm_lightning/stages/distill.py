@@ -15,6 +15,7 @@ from geodm_lightning.distillers.matching import MatchingDistiller
 from geodm_lightning.distillers.real_features import RealFeatures
 from geodm_lightning.distillers.selection import herding_selection, random_selection
 from geodm_lightning.distillers.state import capture
+from geodm_lightning.distillers.synthetic import initial_images
 from geodm_lightning.methods import VARIABLE, Method
 from geodm_lightning.provenance import peak_memory, provenance
 from geodm_lightning.randomness import keyed_generator
@@ -25,6 +26,7 @@ from geodm_lightning.stages.run import CONSOLE, Run
 from geodm_lightning.types import InputError
 
 LONGEST_TITLE = 40
+MOSAIC_FACTOR = 2  # tiles per side, as in every published multi-formation
 
 
 def distill(run: Run) -> Path:
@@ -137,6 +139,8 @@ def outcome(run: Run, method: Method, distiller: MatchingDistiller) -> Distilled
 def select_real(run: Run, method: Method) -> DistilledSet:
     """Choose the real images of a baseline."""
     table, ipc = run.data.train, run.settings["ipc"]
+    if method.key == "mosaic":
+        return random_mosaics(run, method)
     if method.key == "random":
         generator = keyed_generator(run.seed, "random selection")
         indices = random_selection(table, ipc=ipc, generator=generator)
@@ -144,6 +148,20 @@ def select_real(run: Run, method: Method) -> DistilledSet:
         network = assembly.herding_network(run.settings, run.data, run.site)
         indices = herding_selection(table, network, ipc=ipc)
     return as_distilled_set(run, method, table.gather(indices), factor=1)
+
+
+def random_mosaics(run: Run, method: Method) -> DistilledSet:
+    """Tile four random real images into each stored one: what multi-formation starts from."""
+    table = run.data.train
+    images = initial_images(
+        table,
+        ipc=run.settings["ipc"],
+        factor=MOSAIC_FACTOR,
+        initialisation="mix",
+        classes=slice(0, table.spec.num_classes),
+        generator=keyed_generator(run.seed, "random selection"),
+    )
+    return as_distilled_set(run, method, images, factor=MOSAIC_FACTOR)
 
 
 def as_distilled_set(
