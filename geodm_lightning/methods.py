@@ -14,8 +14,7 @@ EUCLIDEAN: Settings = {
     "factors": ["euclidean"],
     "curvature": {},
     "weights": [1.0],
-    "learn_curvature": False,
-    "learn_weights": False,
+    "learning": "fixed",
 }
 
 
@@ -105,22 +104,25 @@ def flattened(settings: Settings) -> Settings:
 
 
 def controlled(settings: Settings) -> Settings:
-    """Return the settings of the control: curvature 1 and equal weights, nothing learned."""
+    """Return the settings of the control: curvature 1 and equal weights, nothing learned.
+
+    A factor whose sign of curvature is learned stays where it starts.
+    """
     geometry = settings["geometry"]
-    fixed = {
-        "curvature": dict.fromkeys(geometry["curvature"], 1.0),
-        "weights": None,
-        "learn_curvature": False,
-        "learn_weights": False,
+    curvature = {
+        name: value if name.startswith("stereographic") else 1.0
+        for name, value in geometry["curvature"].items()
     }
-    return {**settings, "geometry": {**geometry, **fixed}}
+    fixed = {"curvature": curvature, "weights": None, "learning": "fixed"}
+    flags = {"learn_curvature": False, "learn_weights": False}
+    return {**settings, "geometry": {**geometry, **fixed, **flags}}
 
 
 def changed(settings: Mapping[str, Any], changes: Mapping[str, Any], *, name: str) -> Settings:
     """Return settings with changes merged in, mapping by mapping.
 
     A mapping whose ``_target_`` or ``kind`` changes is replaced whole, as its entries belong to
-    something else; so is one that was null or empty.
+    something else; so is one that was null or empty. Curvatures may name factors of their own.
 
     Args:
         settings: Settings to start from; left as they are.
@@ -136,6 +138,9 @@ def changed(settings: Mapping[str, Any], changes: Mapping[str, Any], *, name: st
             known = ", ".join(settings)
             raise InputError(f"{name}.{key} is not a setting; choose among {known}")
         old = settings[key]
+        if key == "curvature":
+            merged[key] = {**old, **value}
+            continue
         if isinstance(old, Mapping) and isinstance(value, Mapping) and is_alike(old, value):
             merged[key] = changed(old, value, name=f"{name}.{key}")
         else:

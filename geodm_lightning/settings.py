@@ -62,6 +62,7 @@ NUMBERS = {
     "transport.epsilon": POSITIVE,
     "transport.num_iters": COUNT,
     "transport.max_real": COUNT,
+    "transport.num_slices": COUNT,
     "matching.transport_weight": NOT_NEGATIVE,
     "matching.curvature_weight": NOT_NEGATIVE,
     "matching.entropy_weight": NOT_NEGATIVE,

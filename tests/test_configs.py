@@ -14,7 +14,20 @@ from tests.experiment import compose_settings
 
 EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("experiment/*.yaml"))
 UNFINISHED = {"imagenet1k_ipc10"}
-GROUPS = ("data", "network", "pool", "geometry", "transport", "evaluation", "trainer", "logger")
+GROUPS = (
+    "data",
+    "network",
+    "pool",
+    "geometry",
+    "transport",
+    "matching",
+    "strategy",
+    "evaluation",
+    "trainer",
+    "logger",
+    "variants",
+)
+PUBLISHED_EPOCHS = {"tiny_imagenet_ipc10_ncfm": 300, "tiny_imagenet_ipc50_ncfm": 40}  # else 2000
 
 
 @pytest.mark.parametrize("name", sorted(set(EXPERIMENTS) - UNFINISHED))
@@ -46,7 +59,8 @@ def test_published_schedules_are_uncut():
         settings = compose_settings(f"+experiment={name}")
         assert assembly.num_iterations(settings) == 20_000
         protocol = assembly.build_protocol(settings, dataset_spec(settings["data"]["name"]))
-        assert (protocol.name, protocol.epochs) == (("C", 2000) if "ncfm" in name else ("A", 1000))
+        ncfm = ("C", PUBLISHED_EPOCHS.get(name, 2000))
+        assert (protocol.name, protocol.epochs) == (ncfm if "ncfm" in name else ("A", 1000))
         assert protocol.fraction == 1.0
 
 
@@ -56,7 +70,9 @@ def test_quick_shortens_and_says_so(name):
     assert settings["schedule"]["name"] == "quick"
     assert assembly.num_iterations(settings) <= 300
     spec = dataset_spec(settings["data"]["name"])
-    assert assembly.build_protocol(settings, spec).fraction < 1
+    protocol = assembly.build_protocol(settings, spec)
+    assert protocol.epochs <= 200
+    assert protocol.fraction == protocol.epochs / protocol.published_epochs
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -75,5 +91,74 @@ def test_methods_of_a_flat_run_do_not_name_the_base_twice():
     flat = compose_settings("geometry=euclidean", "matching.transport_weight=0")
     assert [m.key for m in methods_of(flat)] == ["random", "herding", "dm", "whole"]
     curved = methods_of(compose_settings())
-    assert [m.key for m in curved] == ["random", "herding", "dm", "geodm", "whole"]
+    assert [m.key for m in curved] == ["random", "herding", "dm", "control", "geodm", "whole"]
     assert [m.label for m in curved if m.is_main] == ["GeoDM"]
+
+
+@pytest.mark.parametrize("strategy", sorted(p.stem for p in CONFIGS.glob("strategy/*.yaml")))
+def test_every_strategy_can_be_built_and_flattened(strategy):
+    settings = compose_settings(f"strategy={strategy}")
+    for row in methods_of(settings):
+        if row.kind == "matching":
+            assembly.check_buildable(row.settings, dataset_spec("digits"))
+
+
+@pytest.mark.parametrize("variants", ["ablation", "modes", "degeneracy", "strategies"])
+def test_every_variant_can_be_built(variants):
+    rows = methods_of(compose_settings(f"variants={variants}"))
+    assert len({row.key for row in rows}) == len(rows)
+    assert len({row.label for row in rows}) == len(rows)
+    for row in rows:
+        if row.kind == "matching":
+            check_settings(row.settings)
+            assembly.check_buildable(row.settings, dataset_spec("digits"))
+
+
+def test_rates_grow_with_ipc_where_they_are_published_so():
+    for ipc, lr in ((1, 0.01), (10, 0.1)):
+        optimizer = compose_settings("strategy=dsdm", f"ipc={ipc}")["distiller"]["image_optimizer"]
+        assert optimizer["lr"] == pytest.approx(lr)
+
+
+REFUSED = {
+    "strategy=dsdm ipc=1 distiller.factor=1 distiller.initialisation=real": (
+        r"DSDM needs at least 2 synthetic images per class .*distiller.factor=2.*or ipc=2"
+    ),
+    "geometry=split geometry.dims=[16,8,16]": r"dims \[16, 8, 16\] sum to 40, not to the 32",
+    "geometry=split geometry.dims=[16,16]": r"dims \[16, 16\] must have one entry for each",
+    "geometry=stereographic transport=sliced": r"sliced.*stereographic|stereographic.*slice",
+    "transport=exact transport.gradient=implicit": r"implicit",
+    "transport.solver=simplex": r"sinkhorn, exact, sliced, got 'simplex'",
+    "transport.ground=features": r"product, factors, dominant, got 'features'",
+    "matching=m3d matching.base.kernel=cosine": r"cosine.*gaussian",
+    "distiller.calibration_weight=1": r"calibration_weight=1 needs networks trained.*pool=trained",
+    "geometry.learning=greedy": r"greedy.*fixed, joint, adversarial, from_real",
+    "matching.sampler={optimizer:{lr:1}}": r"DM has none; use strategy=ncfm_sampler",
+    "matching.history={weight:1,decay:2,start_share:0}": r"decay must lie in \[0, 1\], got 2",
+}
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_impossible_combinations_are_refused_with_the_reason(overrides):
+    settings = compose_settings(*overrides.split())
+    with pytest.raises(InputError, match=REFUSED[overrides]) as caught:
+        assembly.check_buildable(settings, dataset_spec("digits"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_variant_may_not_change_what_all_rows_share():
+    settings = {**compose_settings(), "variants": {"other": {"network": {"width": 8}}}}
+    with pytest.raises(InputError, match=r"'other' changes 'network', which all rows .* share"):
+        methods_of(settings)
+
+
+def test_a_variant_with_an_unknown_key_is_named():
+    settings = {**compose_settings(), "variants": {"odd": {"geometry": {"factor": 1}}}}
+    with pytest.raises(InputError, match=r"variants.odd.geometry.factor is not a setting"):
+        methods_of(settings)
+
+
+def test_a_variant_with_the_name_of_a_row_is_refused():
+    settings = {**compose_settings(), "variants": {"geodm": {}}}
+    with pytest.raises(InputError, match="variant 'geodm' has the name of another row"):
+        methods_of(settings)

@@ -27,7 +27,7 @@ REFUSED = {
     "trainer.precision=8": r"unknown trainer.precision 8; choose one of 32-true, bf16-mixed",
     "logger.kind=tensorboard": r"unknown logger.kind 'tensorboard'; choose one of csv, wandb",
     "stages=[train]": r"unknown entry 'train' in stages; choose among distill, evaluate, report",
-    "baselines=[dc]": r"unknown entry 'dc' in baselines; choose among random, herding",
+    "baselines=[dc]": r"unknown entry 'dc' in baselines; choose among random, mosaic, herding",
     "name=a/b": r"name must be usable as a folder name, got 'a/b'",
 }
 

@@ -27,6 +27,7 @@ class Candidate(NamedTuple):
         fetch: Maps indices ``(n,)`` to normalised images ``(n, ch, h, w)``.
         labels: ``(N,)`` class indices on the device of the images.
         cost: What making the set took, as its manifest tells; None where nothing was learned.
+        geometry: Curvatures and weights it ended with, likewise.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Candidate(NamedTuple):
     fetch: Fetch
     labels: Tensor
     cost: dict[str, Any] | None = None
+    geometry: dict[str, float] | None = None
 
 
 def candidate_from_set(
@@ -78,6 +80,7 @@ def candidate_from_set(
         fetch=lambda indices: images[indices],
         labels=decoded.labels.to(device),
         cost=manifest.get("cost"),
+        geometry=manifest.get("geometry"),
     )
 
 

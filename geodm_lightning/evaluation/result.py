@@ -37,6 +37,8 @@ class EvaluationResult:
         costs: What making the set of each seed took: ``seconds``, ``seconds_per_iteration``,
             ``peak_memory_bytes`` and both by component, as the distiller measured them; empty
             where nothing was learned.
+        geometries: Curvatures and weights of the factors that the set of each seed ended with,
+            as :meth:`WeightedFactors.state` names them; empty where nothing was learned.
         provenance: Plain values passed in by the caller: versions, device, git revision …
     """
 
@@ -49,6 +51,7 @@ class EvaluationResult:
     students: tuple[StudentResult, ...]
     schedule_share: float | None = None
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    geometries: dict[str, dict[str, float]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -115,7 +118,7 @@ class EvaluationResult:
         """
         if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
             raise InputError(f"not an evaluation result of format {FORMAT_VERSION}")
-        values = {"costs": {}, **values}  # results of version 0.1 do not tell
+        values = {"costs": {}, "geometries": {}, **values}  # results of version 0.1 do not tell
         missing = {f.name for f in fields(cls)} - set(values)
         if missing:
             raise InputError(f"an evaluation result lacks {', '.join(sorted(missing))}")
@@ -189,6 +192,7 @@ def merge_results(results: Sequence[EvaluationResult]) -> EvaluationResult:
         first,
         students=tuple(student for result in results for student in result.students),
         costs={seed: cost for result in results for seed, cost in result.costs.items()},
+        geometries={seed: state for r in results for seed, state in r.geometries.items()},
         provenance=first.provenance if len(results) == 1 else dict(provenance),
     )
 

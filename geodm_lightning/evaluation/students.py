@@ -101,6 +101,7 @@ def evaluate_students(
         students=tuple(student for student in found if student is not None),
         schedule_share=candidate.schedule_share,
         costs={} if candidate.cost is None else {str(seed): candidate.cost},
+        geometries={} if candidate.geometry is None else {str(seed): candidate.geometry},
         provenance=dict(provenance or {}),
     )
 

@@ -20,6 +20,7 @@ from geodm_lightning.types import InputError
 
 _Value = TypeVar("_Value")
 HEADS = ("identity", "split", "learned")
+LEARNED_DIM = 128  # keeps the QR decomposition after each step small beside the step
 
 
 class IdentityHeads(nn.Module):
@@ -116,8 +117,8 @@ def build_heads(
     Args:
         kind: Out of :data:`HEADS`.
         num_factors: How many factors there are.
-        dims: Directions of each factor; when omitted, as equal a split as possible, or all
-            features for every learned head.
+        dims: Directions of each factor; when omitted, as equal a split as possible, or
+            128 for every learned head (all where there are fewer).
         num_features: Width of the features; identity heads need none.
         seed: Seed of the run.
 
@@ -141,7 +142,7 @@ def build_heads(
     if dims is None:
         each, rest = divmod(num_features, num_factors)
         split = [each + (i < rest) for i in range(num_factors)]
-        dims = split if kind == "split" else [num_features] * num_factors
+        dims = split if kind == "split" else [min(num_features, LEARNED_DIM)] * num_factors
     sizes = _check_dims(dims, num_factors, num_features, sum_up=kind == "split")
     if kind == "split":
         return SplitHeads(sizes, seed=seed)
@@ -204,5 +205,5 @@ def _check_dims(
             "change them, or leave them out for an equal split"
         )
     if max(sizes) > num_features:
-        raise InputError(f"dims {sizes} exceed the {num_features} features")
+        raise InputError(f"dims {sizes} exceed the {num_features} features; lower them")
     return sizes

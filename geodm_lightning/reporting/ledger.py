@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from geodm_lightning.evaluation.result import EvaluationResult
 from geodm_lightning.ledger import COMPONENTS
+from geodm_lightning.reporting.tables import markdown_lines
 
 HEADINGS = ("Method", "ms per iteration", *COMPONENTS, "geometry + transport")
 MEMORY_HEADINGS = ("Method", *COMPONENTS)
@@ -54,15 +55,10 @@ def build_ledger(results: Sequence[EvaluationResult]) -> LedgerTable | None:
 
 def to_markdown(ledger: LedgerTable) -> str:
     """Return the table as GitHub markdown, the memory and the notes below."""
-    lines = [*_lines(HEADINGS, ledger.rows), ""]
+    lines = [*markdown_lines(HEADINGS, ledger.rows), ""]
     if ledger.memory:
-        lines += ["Peak memory, MiB:", "", *_lines(MEMORY_HEADINGS, ledger.memory), ""]
+        lines += ["Peak memory, MiB:", "", *markdown_lines(MEMORY_HEADINGS, ledger.memory), ""]
     return "\n".join([*lines, *(f"- {note}" for note in ledger.notes)]) + "\n"
-
-
-def _lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    rule = "|---|" + "---:|" * (len(headings) - 1)
-    return [f"| {' | '.join(headings)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def _first(costs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

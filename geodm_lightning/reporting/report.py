@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.evaluation.result import EvaluationResult
 from geodm_lightning.files import write_text
+from geodm_lightning.reporting.curvature import geometry_rows
 from geodm_lightning.reporting.figures import (
     accuracy_bars,
     geometry_curves,
@@ -89,6 +90,7 @@ def write_report(path: Path, report: Report) -> Path:
         *_curve_sections(report.metrics or {}),
         *_cost_sections(report.costs),
         *_ledger_sections(report.results),
+        *_geometry_sections(report.results),
         *_background_sections(report),
     )
     return write_text(path, page(report.title, *parts))
@@ -211,6 +213,11 @@ def _ledger_sections(results: Sequence[EvaluationResult]) -> list[Markup]:
         parts += [element("h3", "Peak memory, MiB"), table(MEMORY_HEADINGS, ledger.memory)]
     notes = element("ul", *(element("li", note) for note in ledger.notes), class_="note")
     return [section("Cost by component", *parts, notes)]
+
+
+def _geometry_sections(results: Sequence[EvaluationResult]) -> list[Markup]:
+    headings, rows = geometry_rows(results)
+    return [section("Geometry at the end", table(headings, rows))] if rows else []
 
 
 def _cost_row(cost: StageCost) -> tuple[str, ...]:

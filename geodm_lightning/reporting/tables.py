@@ -164,13 +164,17 @@ def to_markdown(table: ResultTable) -> str:
     lines = [
         f"**{_escape_markdown(table.title)}**",
         "",
-        "| " + " | ".join(HEADINGS) + " |",
-        "|---|" + "---:|" * (len(HEADINGS) - 1),
-        *("| " + " | ".join(_escape_markdown(cell) for cell in row) + " |" for row in table.rows),
+        *markdown_lines(HEADINGS, [[_escape_markdown(c) for c in row] for row in table.rows]),
         "",
         *(f"- {_escape_markdown(note)}" for note in table.notes),
     ]
     return "\n".join(lines) + "\n"
+
+
+def markdown_lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return headings, rule and rows as markdown, the first column to the left."""
+    rule = "|---|" + "---:|" * (len(headings) - 1)
+    return [f"| {' | '.join(headings)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def to_latex(table: ResultTable) -> str:

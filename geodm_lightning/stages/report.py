@@ -15,6 +15,7 @@ from geodm_lightning.evaluation.result import (
     save_results,
 )
 from geodm_lightning.files import write_text
+from geodm_lightning.reporting.curvature import to_markdown as geometry_to_markdown
 from geodm_lightning.reporting.ledger import build_ledger
 from geodm_lightning.reporting.ledger import to_markdown as ledger_to_markdown
 from geodm_lightning.reporting.report import Report, StageCost, write_figures, write_report
@@ -103,8 +104,10 @@ def report_seeds(runs: list[Run]) -> None:
 
 
 def write_tables(folder: Path, results: Sequence[EvaluationResult]) -> None:
-    """Write the accuracies as ``table.md`` and what they cost, if anything, as ``cost.md``."""
+    """Write ``table.md`` and, where a set was learned, ``cost.md`` and ``geometry.md``."""
     write_text(folder / "table.md", to_markdown(build_table(results)))
     ledger = build_ledger(results)
     if ledger is not None:
         write_text(folder / "cost.md", ledger_to_markdown(ledger))
+    if any(result.geometries for result in results):
+        write_text(folder / "geometry.md", geometry_to_markdown(results))

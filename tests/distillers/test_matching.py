@@ -72,13 +72,17 @@ def reference_dm(distiller, data, num_iterations, *, lr=1.0, momentum=0.5):
     velocity = torch.zeros_like(pixels)
     for iteration in range(num_iterations):
         indices = data.train.draw(8, generator=keyed_generator(0, "real", iteration))
-        draw = distiller.real.augmentation.draw(10, generator=keyed_generator(0, "augment", iteration))
+        draw = distiller.real.augmentation.draw(
+            10, generator=keyed_generator(0, "augment", iteration)
+        )
         network = distiller.real.pool.network(iteration)
         loss = torch.zeros(())
         for label in range(10):
             one = slice(label, label + 1)
             real = normalise(data.train.gather(indices[one]), data.spec)
-            real_mean = network.embed(distiller.real.augmentation(real, draw.select(one))[0]).mean(0)
+            real_mean = network.embed(distiller.real.augmentation(real, draw.select(one))[0]).mean(
+                0
+            )
             own = distiller.real.augmentation(pixels[one], draw.select(one))[0]
             loss = loss + (real_mean.detach() - network.embed(own).mean(0)).square().sum()
         (gradient,) = torch.autograd.grad(loss, pixels)
