@@ -76,7 +76,7 @@ def fitted_geometry(
         settings: How long, on how much.
         folder: Folder of all fits.
         identity: Plain values that decide the result: data, geometry, network, pool and
-            augmentation as configured; settings and seed are added here.
+            augmentation as configured; images per class, settings and seed are added here.
         seed: Seed of the run.
         processes: Place among the processes of the run.
 
@@ -87,7 +87,7 @@ def fitted_geometry(
         InputError: If nothing is to be learned, a class is too small, or the file is damaged.
     """
     kept = settings._asdict() | {"classes_per_step": None}  # memory only
-    whole = {**identity, "settings": kept, "seed": seed}
+    whole = {**identity, "images": table.class_counts.tolist(), "settings": kept, "seed": seed}
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"geometry-{digest}.ckpt"
     if processes.is_main and not path.is_file():

@@ -30,10 +30,11 @@ from geodm_lightning.types import InputError
 
 SMALLEST = {"num_images": 4}  # a triangle and a point on its side; the other options start at 1
 NOTES = (
-    "(G): Gaussian clouds of the same covariance; a number means nothing without them.",
-    "δ_rel and c(δ): straight distances, of images or class means; the rest: geodesics of the",
-    "neighbour graph. H, E, S: relative error of the distances in the best hyperbolic, flat and",
-    "spherical space, and its curvature's magnitude. Unit of length: the mean norm.",
+    "(G): Gaussian clouds of the same covariance, without which no number",
+    "means anything. δ_rel, c(δ): straight distances of images or of class",
+    "means; the rest: geodesics of the neighbour graph. H, E, S: relative",
+    "error of the distances in the best hyperbolic, flat and spherical space,",
+    "with its curvature's magnitude. Unit of length: the mean feature norm.",
 )
 COLUMNS = {
     "δ_rel": "{delta_rel:.2f}",

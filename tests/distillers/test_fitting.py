@@ -170,6 +170,12 @@ def test_nothing_is_gained_by_shrinking_distances(products):
         assert state["curvature/hyperbolic"] < -1
 
 
+def test_curvature_stays_in_its_range(tables):
+    geometry = product(["hyperbolic"], curvature_range=(0.5, 1.5))
+    fit(tables["hyperbolic"], geometry)
+    assert -geometry.state()["curvature/hyperbolic"] == pytest.approx(1.5)
+
+
 def test_loss_falls_and_is_told(products):
     for _, history in products.values():
         first, last = history[0], history[-1]

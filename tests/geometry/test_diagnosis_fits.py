@@ -86,10 +86,11 @@ def test_tree_fits_hyperbolic_space_better_the_more_it_is_curved(device, rng):
     assert best_fit(tree, spherical_residual).residual > found.residual
 
 
-def test_distances_longer_than_the_sphere_are_told(device):
-    line = torch.arange(5.0, device=device)
-    own = (line[:, None] - line).abs()
-    assert spherical_residual(own, torch.tensor(5.0, device=device)) > 0.3
+def test_points_further_apart_than_a_sphere_reaches_come_to_its_ends(device):
+    """Half of a great circle at curvature 1 is pi: of a distance of 5 the rest is missing."""
+    two = 5 * (1 - torch.eye(2, dtype=torch.float64, device=device))
+    found = spherical_residual(two, torch.tensor(1.0, device=device))
+    assert found.item() == pytest.approx((5 - torch.pi) / 5)
 
 
 def test_stress_is_relative(device):
