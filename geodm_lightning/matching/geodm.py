@@ -60,7 +60,9 @@ class GeometricMatching(nn.Module):
             gradient about a fifth of the base's. 0 leaves transport out. This and the next
             two are in units of the base's :meth:`magnitude`, so they hold for any network.
         curvature_weight: Weight of the radius penalty, in use where a curvature is learned.
-        entropy_weight: Weight of the entropy of the weights, in use where they are learned.
+        entropy_weight: Weight of the entropy of the weights, in use where they are learned. Both
+            must be of the size of ``transport_weight``: what they hold off is that shrinking
+            the distances makes transport cheap. At 1 they do not hold it off.
         history: Memory of synthetic prototypes (DSDM), or ``None`` for none; whoever trains
             calls its ``allocate`` before the first and ``advance_`` after every iteration.
 
@@ -74,8 +76,8 @@ class GeometricMatching(nn.Module):
         geometry: ProductManifold,
         transport: TransportMatching | None = None,
         transport_weight: float = 30.0,
-        curvature_weight: float = 1.0,
-        entropy_weight: float = 1.0,
+        curvature_weight: float = 30.0,
+        entropy_weight: float = 30.0,
         history: PrototypeHistory | None = None,
     ) -> None:
         super().__init__()
