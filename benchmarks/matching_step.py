@@ -31,12 +31,17 @@ from geodm_lightning.data.augment import Augmentation
 from geodm_lightning.data.catalog import dataset_spec
 from geodm_lightning.data.normalise import normalise
 from geodm_lightning.data.table import TensorTable
-from geodm_lightning.distillers.matching import MatchingDistiller, StepSizes
+from geodm_lightning.distillers.matching import MatchingDistiller, Optimizers, StepSizes
+from geodm_lightning.distillers.real_features import RealFeatures
 from geodm_lightning.distillers.synthetic import SyntheticImages
 from geodm_lightning.files import write_json
 from geodm_lightning.geometry.product import build_product
-from geodm_lightning.matching.geodm import GeometricMatching
-from geodm_lightning.matching.moments import MeanMatching
+from geodm_lightning.ledger import Ledger
+from geodm_lightning.matching.centroid import CentroidMatching
+from geodm_lightning.matching.characteristic import CharacteristicMatching
+from geodm_lightning.matching.geodm import GeometricMatching, Strategy
+from geodm_lightning.matching.kernels import KernelMatching
+from geodm_lightning.matching.moments import CovarianceMatching, MeanMatching
 from geodm_lightning.matching.transport import TransportMatching
 from geodm_lightning.networks.backbones import build_network
 from geodm_lightning.networks.pool import RandomPool
@@ -54,6 +59,15 @@ build = partial(
 )  # call with generator=
 
 
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "DM": MeanMatching,
+    "HDD": CentroidMatching,
+    "M3D": KernelMatching,
+    "DSDM": CovarianceMatching,
+    "NCFM": CharacteristicMatching,
+}
+
+
 class Steps:
     """The variants of one step, all starting from the same images."""
 
@@ -68,29 +82,31 @@ class Steps:
         self.real_batch = real_batch
         self.device = device
 
-    def ours(self, *, geometric: bool) -> MatchingDistiller:
-        """Our step: GeoDM with three factors and transport, or Euclidean DM."""
+    def ours(self, base: Strategy | None = None, *, geometric: bool) -> MatchingDistiller:
+        """Our step: a strategy in three factors with transport, or its Euclidean original."""
         factors = ["euclidean", "hyperbolic", "spherical"] if geometric else ["euclidean"]
         matching = GeometricMatching(
-            MeanMatching(),
+            base or MeanMatching(),
             build_product(
                 factors, curvature=1.0, learn_curvature=geometric, learn_weights=geometric
             ),
             TransportMatching() if geometric else None,
         ).to(self.device)
+        pool = RandomPool(lambda g: build(generator=g), 0).to(self.device)
         distiller = MatchingDistiller(
             SyntheticImages(self.initial, spec=SPEC, space="normalised", factor=1),
             matching,
-            table=self.table,
-            pool=RandomPool(lambda g: build(generator=g), 0).to(self.device),
-            augmentation=self.augmentation,
-            image_optimizer=partial(torch.optim.SGD, lr=1.0, momentum=0.5),
-            geometry_optimizer=partial(torch.optim.Adam, lr=1e-3),
-            sizes=StepSizes(real_batch=self.real_batch, classes_per_step=10, log_every=10**9),
-            seed=0,
+            real=RealFeatures(
+                self.table, pool, self.augmentation, real_batch=self.real_batch, seed=0
+            ),
+            optimizers=Optimizers(
+                images=partial(torch.optim.SGD, lr=1.0, momentum=0.5),
+                geometry=partial(torch.optim.Adam, lr=1e-3),
+            ),
+            sizes=StepSizes(num_iterations=10**9, classes_per_step=10, log_every=10**9),
             processes=Processes(),
         )
-        distiller.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+        distiller.manual_backward = torch.Tensor.backward  # type: ignore[method-assign,assignment]
         return distiller
 
     def per_class_loop(self) -> Callable[[int], None]:
@@ -153,40 +169,31 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
 def components(
     distiller: MatchingDistiller, device: torch.device, repeats: int
 ) -> dict[str, float]:
-    """Return the median seconds of each part of a step."""
-    spent: dict[str, list[float]] = defaultdict(list)
-    parts = {
-        "draw real images": (distiller.table, "draw"),
-        "initialise network": (distiller.pool._network, "reset_parameters"),
-        "augment and embed real": (distiller, "embed_real"),
-        "augment and embed synthetic": (distiller, "embed_synthetic"),
-        "matching (geometry, transport)": (distiller.matching, "forward"),
-        "backward": (distiller, "manual_backward"),
-        "optimisers": (distiller, "step_optimizers"),
-    }
-    originals = {name: getattr(owner, attribute) for name, (owner, attribute) in parts.items()}
-
-    def timed(name: str) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            synchronise(device)
-            started = time.perf_counter()
-            value = originals[name](*arguments, **options)
-            synchronise(device)
-            spent[name].append(time.perf_counter() - started)
-            return value
-
-        return call
-
-    for name, (owner, attribute) in parts.items():
-        setattr(owner, attribute, timed(name))
-    for iteration in range(repeats + 1):
+    """Return the seconds per step of each component, forward and backward."""
+    distiller.ledger = Ledger(device)
+    for iteration in range(repeats):
         distiller.training_step(1000 + iteration)
-    for name, (owner, attribute) in parts.items():
-        setattr(owner, attribute, originals[name])
-    medians = {name: statistics.median(values[1:]) for name, values in spent.items()}
-    # The network is redrawn inside the embedding of the real images.
-    medians["augment and embed real"] -= medians["initialise network"]
-    return medians
+    return distiller.ledger.per_iteration()
+
+
+def overheads(steps: Steps, repeats: int) -> dict[str, dict[str, float]]:
+    """Compare every strategy in the product with transport to its Euclidean original.
+
+    The two take turns; the ratio is the median of those of the turns.
+    """
+    found = {}
+    for name, base in STRATEGIES.items():
+        flat, curved = steps.ours(base(), geometric=False), steps.ours(base(), geometric=True)
+        turns = []
+        for turn in range(repeats + 1):
+            pair = [seconds_of(d.training_step, turn, steps.device) for d in (flat, curved)]
+            turns.append(pair)
+        found[name] = {
+            "seconds flat": statistics.median(flat for flat, _ in turns[1:]),
+            "seconds in the product": statistics.median(curved for _, curved in turns[1:]),
+            "ratio": statistics.median(curved / flat for flat, curved in turns[1:]),
+        }
+    return found
 
 
 def count_flops(distiller: MatchingDistiller) -> int:
@@ -241,6 +248,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "seconds": seconds,
         "ratio per-class loop / ours (DM)": ratio("per-class loop (DM)", "ours (DM)"),
         "ratio ours GeoDM / DM": ratio("ours (GeoDM)", "ours (DM)"),
+        "with geometry and transport / the same strategy flat": overheads(steps, arguments.repeats),
         "components of ours (GeoDM), seconds": components(geodm, device, arguments.repeats),
         "product_rate_flops": rates,
         "flops": flops,

@@ -73,6 +73,9 @@ def test_a_run_leaves_everything_the_house_promises(finished):
         "results.json",
         "metrics.csv",
         "report.html",
+        "table.md",
+        "cost.md",
+        "geometry.md",
         "checkpoints/last.ckpt",
         "distilled/manifest.json",
         "distilled/images.safetensors",
@@ -81,7 +84,8 @@ def test_a_run_leaves_everything_the_house_promises(finished):
         assert (path / name).stat().st_size > 0, name
     assert not [p for p in path.rglob("*") if "partial" in p.name]
     results = load_results(path / "results.json")
-    assert [r.method for r in results] == ["random", "herding", "dm", "geodm", "whole"]
+    keys = ["random", "herding", "dm", "control", "geodm", "whole"]
+    assert [r.method for r in results] == keys
     assert all(len(r.students) == 2 for r in results)
     assert results[0].protocol.fraction == 0.003
 
@@ -97,6 +101,31 @@ def test_a_set_says_what_it_is(finished):
     random = load_set(finished[1] / "baselines" / "random").images
     assert random.min() >= 0
     assert random.max() <= 1
+
+
+def test_results_tell_what_every_row_cost(finished):
+    results = {r.method: r for r in load_results(finished[1] / "results.json")}
+    assert results["random"].costs == {}
+    for key in ("dm", "control", "geodm"):
+        cost = results[key].costs["0"]
+        spent = cost["component_seconds_per_iteration"]
+        assert set(spent) == {"augment", "network", "geometry", "transport", "optimiser"}
+        assert (spent["transport"] > 0) == (key != "dm")
+        assert cost["component_peak_bytes"]["network"] > 0
+        assert sum(spent.values()) < 2 * cost["seconds_per_iteration"]
+    assert "Cost by component" in (finished[1] / "report.html").read_text()
+
+
+def test_rows_can_be_added_later_and_others_are_kept(tmp_path):
+    variant = "+variants.flat={geometry:{factors:[euclidean]}}"
+    path = run_tiny(tmp_path, "baselines=[base]", "stages=[distill]")
+    before = (path / "distilled" / "manifest.json").stat().st_mtime_ns
+    run_tiny(tmp_path, "baselines=[base]", variant)
+    assert (path / "distilled" / "manifest.json").stat().st_mtime_ns == before
+    assert [r.method for r in load_results(path / "results.json")] == ["dm", "flat", "geodm"]
+    other = "+variants.flat={geometry:{factors:[spherical]}}"
+    with pytest.raises(InputError, match=r"baselines/flat was made with other settings: geometry"):
+        run_tiny(tmp_path, "baselines=[base]", other)
 
 
 def test_metrics_hold_every_term(finished):
@@ -262,7 +291,7 @@ def test_two_processes_give_the_images_of_one(tmp_path):
     ("arguments", "message"),
     [
         (["+experiment=cifar11"], "error: unknown experiment 'cifar11'; choose one of "),
-        (["matching=wasserstein"], "error: unknown matching 'wasserstein'; choose one of dm, ncfm"),
+        (["matching=wasserstein"], "error: unknown matching 'wasserstein'; choose one of dm, dsdm"),
         (["ipc=0"], "error: ipc must be a whole number of at least 1, got 0"),
         (["+experiment=imagenet1k_ipc10"], "error: experiment 'imagenet1k_ipc10' needs"),
         (["run_dir=/proc/nowhere"], "error: cannot write /proc/nowhere"),

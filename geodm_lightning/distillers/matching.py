@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -104,7 +105,6 @@ class MatchingDistiller(LightningModule):
         self.trackers: Sequence[Logger] = ()
         self.iteration = 0
         self.seconds = 0.0
-        self.is_warned = False
         self.terms = RunningTerms(processes)
         self.ledger = Ledger(synthetic.pixels.device, measure_every=sizes.log_every)
         self.image_optimizer = optimizers.images([synthetic.pixels])
@@ -239,18 +239,16 @@ class MatchingDistiller(LightningModule):
         numbers = means | {f"distill/{key}": value for key, value in geometry.state().items()}
         for logger in self.trackers:
             logger.log_metrics(numbers, step=self.iteration)
-        self.warn_of_uniform_plan(means.get(f"{PREFIX}/plan_contrast"))
+        if means.get(f"{PREFIX}/plan_contrast", 1.0) < UNIFORM and self.processes.is_main:
+            warn_of_uniform_plan()
         self.trainer.progress_bar_metrics.update({"loss": means[PREFIX]})
 
-    def warn_of_uniform_plan(self, contrast: float | None) -> None:
-        """Say once that transport couples nothing, where its plan is uniform to within 1 %."""
-        if self.is_warned or contrast is None or contrast >= UNIFORM or not self.processes.is_main:
-            return
-        self.is_warned = True
-        LOGGER.warning(
-            "the transport plan is uniform to within 1 %% (contrast %.2g at iteration %d), so the "
-            "term only adds mean distances: lower transport.epsilon, or let a class have more "
-            "synthetic images with ipc or distiller.factor",
-            contrast,
-            self.iteration,
-        )
+
+@cache
+def warn_of_uniform_plan() -> None:
+    """Say, once, that transport couples nothing where its plan is uniform to within 1 %."""
+    LOGGER.warning(
+        "a transport plan is uniform to within 1 %, so its term only adds mean distances: lower "
+        "transport.epsilon, or let a class have more synthetic images with ipc or "
+        "distiller.factor; see plan_contrast in the metrics"
+    )

@@ -2,12 +2,14 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from geodm_lightning import assembly
 from geodm_lightning.data.normalise import normalise
+from geodm_lightning.distillers.matching import warn_of_uniform_plan
 from geodm_lightning.distillers.state import capture, restore
 from geodm_lightning.methods import flattened
 from geodm_lightning.processes import Processes
@@ -254,3 +256,32 @@ def test_the_ledger_survives_a_restore(make):
     second = make()
     restore(second, copy.deepcopy(capture(first)))
     assert second.ledger.state() == first.ledger.state()
+
+
+def test_a_uniform_plan_is_told_once(make, caplog):
+    """One synthetic image per class leaves transport nothing to choose."""
+    warn_of_uniform_plan.cache_clear()
+    for overrides in (("ipc=1",), ("ipc=2",), ("ipc=1",)):
+        distiller = make(*overrides)
+        del distiller.log_rows
+        distiller.trainer = SimpleNamespace(progress_bar_metrics={})
+        run(distiller, 2)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("a transport plan is uniform to within 1 %")
+
+
+def test_a_vanished_factor_is_left_out_from_a_row_on_and_the_saving_told(make):
+    distiller = make("geometry.skip_below=0.3", "distiller.geometry_optimizer.lr=0.5")
+    distiller.trainer = SimpleNamespace(progress_bar_metrics={})
+    del distiller.log_rows
+    run(distiller, 6)
+    state = distiller.matching.geometry.state()
+    gone = {key.removeprefix("weight/") for key, value in state.items() if value == 0.0}
+    start, *others = distiller.ledger.stretches()
+    assert start["from"] == "start"
+    assert gone == {stretch["from"].split("without ")[1] for stretch in others}
+    assert gone
+    restored = make("geometry.skip_below=0.3", "distiller.geometry_optimizer.lr=0.5")
+    restore(restored, copy.deepcopy(capture(distiller)))
+    assert restored.matching.geometry.state() == state
+    assert restored.ledger.stretches() == distiller.ledger.stretches()
