@@ -16,10 +16,8 @@ from geodm_lightning.distillers.fitting import (
     FittingSettings,
     class_costs,
     fit_geometry,
-    fitted_geometry,
 )
 from geodm_lightning.geometry import build_product
-from geodm_lightning.processes import Processes
 from geodm_lightning.types import DatasetSpec, InputError, LabelledImages
 
 CLASSES, IMAGES, SIDE = 12, 120, 2  # features of 4 numbers: the pixels of 2×2 images
@@ -242,48 +240,6 @@ def test_nothing_is_learned_afterwards(products):
         assert not any(parameter.requires_grad for parameter in geometry.parameters())
         assert not geometry.learn_weights
         assert not geometry.learn_curvature
-
-
-class NoPool:
-    def network(self, step):
-        raise AssertionError("a cached fit needs no network")
-
-
-def cached(geometry, table, folder, *, pool=None, processes=None, **identity):
-    return fitted_geometry(
-        geometry,
-        table=table,
-        pool=pool or PixelPool(),
-        augmentation=Augmentation("none"),
-        settings=SHORT,
-        folder=folder,
-        identity=identity,
-        seed=0,
-        processes=processes or Processes(),
-    )
-
-
-@pytest.mark.parametrize("processes", [Processes(), Processes(rank=1)], ids=["main", "other"])
-def test_second_run_and_other_processes_read_the_first_fit(tables, tmp_path, processes):
-    first, second = product(), product()
-    made = cached(first, tables["flat"], tmp_path)
-    read = cached(second, tables["flat"], tmp_path, pool=NoPool(), processes=processes)
-    assert (made, first.state()) == (read, second.state())
-    assert not any(parameter.requires_grad for parameter in second.parameters())
-
-
-def test_another_identity_is_another_file(tables, tmp_path):
-    for network in ("small", "large"):
-        cached(product(), tables["flat"], tmp_path, network=network)
-    assert len(list(tmp_path.glob("geometry-*.ckpt"))) == 2
-
-
-def test_damaged_cache_is_refused(tables, tmp_path):
-    cached(product(), tables["flat"], tmp_path)
-    (path,) = tmp_path.glob("geometry-*.ckpt")
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="damaged checkpoint"):
-        cached(product(), tables["flat"], tmp_path)
 
 
 def test_refuses_a_geometry_that_learns_nothing(tables):
