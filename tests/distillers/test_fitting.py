@@ -46,9 +46,6 @@ class PixelPool:
     def network(self, step):
         return self.only
 
-    def to(self, device):
-        return self
-
 
 def table_of(features):
     """A table whose normalised images are ``features (C, R, 4)``."""
@@ -127,8 +124,7 @@ def products(tables):
 
 def net_curvature(geometry):
     """What the product looks like from nearby: the mean of its curvatures by weight."""
-    state = geometry.state()
-    curved = ("hyperbolic", "spherical")
+    state, curved = geometry.state(), ("hyperbolic", "spherical")
     return sum(state.get(f"weight/{n}", 0) * state.get(f"curvature/{n}", 0) for n in curved)
 
 
@@ -242,13 +238,10 @@ def test_nothing_is_learned_afterwards(products):
         assert not geometry.learn_curvature
 
 
-def test_refuses_a_geometry_that_learns_nothing(tables):
-    geometry = product(learn_curvature=False, learn_weights=False)
+def test_refuses_a_geometry_that_learns_nothing_and_classes_of_one_image(tables):
+    fixed = product(learn_curvature=False, learn_weights=False)
     with pytest.raises(InputError, match="nothing of the geometry is learned"):
-        fit(tables["flat"], geometry)
-
-
-def test_refuses_classes_of_one_image(tables):
+        fit(tables["flat"], fixed)
     with pytest.raises(InputError, match="needs two of every class"):
         fit(tables["flat"].head(1), product())
 
