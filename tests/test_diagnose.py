@@ -8,8 +8,8 @@ from pathlib import Path
 import hydra.utils
 import pytest
 
+from geodm_lightning.diagnosis.proposal import Proposal
 from geodm_lightning.geometry.product import ProductManifold
-from geodm_lightning.geometry.proposal import Proposal
 from geodm_lightning.stages.diagnose import (
     DiagnosisOptions,
     check_options,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geodm_lightning.assembly.matching import build_matching
-from geodm_lightning.assembly.networks import build_pool
+from geodm_lightning.assembly.networks import build_pool, pretrain_settings
 from geodm_lightning.assembly.options import instantiate, num_iterations, real_batch
 from geodm_lightning.data.augment import augmentation_for
 from geodm_lightning.data.datamodule import RealDataModule
@@ -91,6 +91,7 @@ def fit_to_real(
 ) -> None:
     """Fit a geometry on real features in the networks of the run, and hold it from now on."""
     identity = {key: settings[key] for key in ("geometry", "network", "pool")}
+    trained = settings["pool"]["kind"] == "trained"
     fitted_geometry(
         geometry,
         table=real.table,
@@ -104,6 +105,7 @@ def fit_to_real(
         folder=Path(settings["cache_dir"]),
         identity={
             **identity,
+            "pretraining": trained and pretrain_settings(settings, for_herding=False)._asdict(),
             "data": real.table.spec._asdict(),
             "augmentation": settings["distiller"]["augmentation"],
         },

@@ -15,10 +15,10 @@ from torch import Tensor
 from geodm_lightning import assembly, processes
 from geodm_lightning.data.datamodule import RealDataModule
 from geodm_lightning.data.normalise import normalise
+from geodm_lightning.diagnosis.measured import Measured, Sampling, average, measure
+from geodm_lightning.diagnosis.proposal import Proposal
 from geodm_lightning.distillers.real_features import embed_in_chunks
 from geodm_lightning.files import write_json
-from geodm_lightning.geometry.measured import Measured, Sampling, average, measure
-from geodm_lightning.geometry.proposal import Proposal
 from geodm_lightning.networks.network import Network
 from geodm_lightning.networks.pool import RandomPool
 from geodm_lightning.provenance import provenance

@@ -21,8 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from geodm_lightning.diagnosis.hyperbolicity import check_distances
 from geodm_lightning.geometry.curved import CURVATURE_RANGE
-from geodm_lightning.geometry.hyperbolicity import check_distances
 
 NUM_CURVATURES = 41  # curvatures tried, each 10 % above the last
 _EXACT = "donot_use_mm_for_euclid_dist"  # differences before squares

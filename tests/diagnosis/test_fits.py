@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from geodm_lightning.geometry.constant_curvature import (
+from geodm_lightning.diagnosis.cloud import diagnose, gaussian_control
+from geodm_lightning.diagnosis.constant_curvature import (
     best_fit,
     flat_residual,
     hyperbolic_residual,
     spherical_residual,
     stress,
 )
-from geodm_lightning.geometry.diagnosis import diagnose, gaussian_control
-from geodm_lightning.geometry.measured import Sampling, average, measure
-from geodm_lightning.geometry.proposal import propose
+from geodm_lightning.diagnosis.measured import Sampling, average, measure
+from geodm_lightning.diagnosis.proposal import propose
 from geodm_lightning.types import InputError
-from tests.geometry.test_diagnosis_hyperbolicity import random_tree
+from tests.diagnosis.test_hyperbolicity import random_tree
 
 SAMPLING = Sampling(num_images=60, num_controls=2, num_triangles=200)
 

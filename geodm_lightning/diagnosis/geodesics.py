@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geodm_lightning.geometry.hyperbolicity import check_distances
+from geodm_lightning.diagnosis.hyperbolicity import check_distances
 from geodm_lightning.types import InputError
 
 _ON_PATH = 1e-5  # relative detour below which a point lies on a shortest path

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from geodm_lightning.geometry.hyperbolicity import (
+from geodm_lightning.diagnosis.hyperbolicity import (
     curvature_from_hyperbolicity,
     gromov_hyperbolicity,
     relative_hyperbolicity,

@@ -11,23 +11,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geodm_lightning.geometry.constant_curvature import (
+from geodm_lightning.diagnosis.constant_curvature import (
     CurvatureFit,
     best_fit,
     flat_residual,
     hyperbolic_residual,
     spherical_residual,
 )
-from geodm_lightning.geometry.curved import CURVATURE_RANGE
-from geodm_lightning.geometry.geodesics import (
+from geodm_lightning.diagnosis.geodesics import (
     TriangleCurvature,
     graph_geodesics,
     triangle_curvature,
 )
-from geodm_lightning.geometry.hyperbolicity import (
+from geodm_lightning.diagnosis.hyperbolicity import (
     curvature_from_hyperbolicity,
     relative_hyperbolicity,
 )
+from geodm_lightning.geometry.curved import CURVATURE_RANGE
 from geodm_lightning.types import InputError
 
 
@@ -75,7 +75,7 @@ def diagnose(
     Args:
         features: Points ``(..., n, d)``, of mean norm 1 where curvatures shall have the unit of
             the factors.
-        num_neighbours: See :func:`~geodm_lightning.geometry.geodesics.graph_geodesics`.
+        num_neighbours: See :func:`~geodm_lightning.diagnosis.geodesics.graph_geodesics`.
         num_triangles: Triangles drawn.
         curvature_range: Magnitudes tried for the curved fits.
         generator: Generator on the CPU that draws the triangles.

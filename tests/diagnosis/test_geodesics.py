@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.sparse.csgraph import shortest_path
 
-from geodm_lightning.geometry.geodesics import graph_geodesics, triangle_curvature
+from geodm_lightning.diagnosis.geodesics import graph_geodesics, triangle_curvature
 from geodm_lightning.types import InputError
 
 

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geodm_lightning.geometry.diagnosis import (
+from geodm_lightning.diagnosis.cloud import (
     Diagnosis,
     diagnose,
     gaussian_control,
     straight_distances,
 )
-from geodm_lightning.geometry.hyperbolicity import relative_hyperbolicity
-from geodm_lightning.geometry.proposal import Proposal, propose
+from geodm_lightning.diagnosis.hyperbolicity import relative_hyperbolicity
+from geodm_lightning.diagnosis.proposal import Proposal, propose
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.types import InputError
 

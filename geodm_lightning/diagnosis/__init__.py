@@ -1,0 +1,1 @@
+"""Features → what space they look like: measures, controls, a proposal."""
