@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from geodm_lightning.geometry.manifold import Manifold, at_least_float32
-from geodm_lightning.geometry.translation import translate
+from geodm_lightning.geometry.translation import Law, translate, view
 from geodm_lightning.types import InputError
 
 CURVATURE_RANGE = (0.1, 5.0)  # magnitudes; the range of the GeoDM author's released code
@@ -133,14 +133,14 @@ class Curved(Manifold):
 
     def seen_from(self, u: Tensor, origin: Tensor) -> Tensor:
         """See :meth:`Manifold.seen_from` and :mod:`geodm_lightning.geometry.translation`."""
-        return translate(
-            self._held(at_least_float32(u)),
-            self._held(at_least_float32(origin)),
-            curvature=self.curvature,
-            ratio=lambda length: self._ratio(self.sqrt_magnitude * length),
-            cosine=lambda length: self.cs(self.sqrt_magnitude * length),
-            squared_distance=self.squared_distance,
-        )
+        u, origin = self._held(at_least_float32(u)), self._held(at_least_float32(origin))
+        return translate(u, origin, self._law())
+
+    def view(self, radius: Tensor, origin: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Manifold.view` and :func:`geodm_lightning.geometry.translation.view`."""
+        share, back = self._share(radius), self._share(origin)
+        own, other = view(share * radius, back * origin, share * back * inner, self._law())
+        return share * own, back * other
 
     def radius_penalty(self, radius: Tensor) -> Tensor:
         r"""Mean of :math:`(\sqrt c\,\|u\| - 1)^2`: radii ``(..., n)`` to ``(...)``.
@@ -156,11 +156,23 @@ class Curved(Manifold):
         with torch.no_grad():
             self.log_magnitude.clamp_(math.log(low), math.log(high))
 
+    def _law(self) -> Law:
+        return Law(
+            self.curvature,
+            ratio=lambda length: self._ratio(self.sqrt_magnitude * length),
+            cosine=lambda length: self.cs(self.sqrt_magnitude * length),
+            squared_distance=self.squared_distance,
+        )
+
     def _held(self, u: Tensor) -> Tensor:
         """Points ``(..., d)``, those beyond ``max_angle`` moved along their ray to it."""
-        angle = self.sqrt_magnitude * torch.linalg.vector_norm(u, dim=-1, keepdim=True)
+        return self._share(torch.linalg.vector_norm(u, dim=-1, keepdim=True)) * u
+
+    def _share(self, radius: Tensor) -> Tensor:
+        """How far along its ray a point stays: exactly 1 where it is not moved."""
+        angle = self.sqrt_magnitude * radius
         beyond = angle > self.max_angle
-        return torch.where(beyond, self.max_angle / torch.where(beyond, angle, 1), 1) * u
+        return torch.where(beyond, self.max_angle / torch.where(beyond, angle, 1), 1)
 
     def _ratio(self, angle: Tensor) -> Tensor:
         """``sn(angle) / angle``, the numerator held at ``max_angle``."""
@@ -188,6 +200,12 @@ def check_curvature_range(curvature_range: tuple[float, float]) -> tuple[float, 
             f"curvature_range must be two magnitudes with 0 < low <= high, got {bounds}"
         )
     return bounds
+
+
+def weighted_mean(u: Tensor, weight: Tensor) -> Tensor:
+    """Mean ``(..., d)`` of points ``(..., n, d)`` times ``weight (..., n)``, in one product."""
+    with torch.autocast(device_type=u.device.type, enabled=False):
+        return (weight[..., None, :] @ u)[..., 0, :] / u.shape[-2]
 
 
 def polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:

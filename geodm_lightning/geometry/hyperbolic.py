@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from geodm_lightning.geometry.curved import Curved
+from geodm_lightning.geometry.curved import Curved, weighted_mean
 from geodm_lightning.geometry.manifold import at_least_float32
 
 
@@ -65,7 +65,7 @@ class Hyperbolic(Curved):
         radius = torch.linalg.vector_norm(u, dim=-1)
         angle = self.sqrt_magnitude * radius
         stretch = self.sqrt_magnitude * self._ratio(angle)  # sinh(angle) / radius
-        mean = (stretch[..., None] * u).mean(-2)
+        mean = weighted_mean(u, stretch)
         length = torch.linalg.vector_norm(mean, dim=-1)
         away = length > 0
         direction = mean / torch.where(away, length, 1)[..., None]
@@ -102,7 +102,9 @@ def mean_shortfall(
     Returns:
         Time less spatial length of the mean at unit curvature, shape ``(...,)``.
     """
-    off = (u - radius[..., None] * direction[..., None, :]).square().sum(-1)
-    behind = -(u * direction[..., None, :]).sum(-1)
+    with torch.autocast(device_type=u.device.type, enabled=False):
+        off = u - radius[..., None] @ direction[..., None, :]
+        behind = -(direction[..., None, :] @ u.mT)[..., 0, :]
+    off = torch.linalg.vector_norm(off, dim=-1).square()
     slack = torch.where(radius > 0, off / (2 * torch.where(radius > 0, radius, 1)), behind)
     return (torch.exp(-angle) + stretch * slack).mean(-1)

@@ -54,7 +54,7 @@ def pairwise(u: Tensor, v: Tensor) -> Separation:
     b = torch.linalg.vector_norm(v, dim=-1)[..., None, :]
     with torch.autocast(device_type=u.device.type, enabled=False):
         inner = u @ v.mT
-    return Separation(a, b, _non_negative(a * b - inner), a - b)
+    return Separation(a, b, non_negative(a * b - inner), a - b)
 
 
 def paired(u: Tensor, v: Tensor) -> Separation:
@@ -80,7 +80,7 @@ def paired(u: Tensor, v: Tensor) -> Separation:
     close = squared < a * b
     turned = b[..., None] * chord - difference[..., None] * v  # = bu - av
     gap_close = turned.square().sum(-1) / torch.where(close, 2 * a * b, 1)
-    gap_far = _non_negative(squared - difference.square()) / 2
+    gap_far = non_negative(squared - difference.square()) / 2
     return Separation(a, b, torch.where(close, gap_close, gap_far), difference)
 
 
@@ -88,6 +88,14 @@ def square_root(squared: Tensor) -> Tensor:
     """Square root with a zero gradient at zero."""
     positive = squared > 0
     return torch.where(positive, torch.where(positive, squared, 1).sqrt(), 0)
+
+
+def non_negative(x: Tensor) -> Tensor:
+    """Lift rounding errors below zero and keep their gradient, which a clamp would drop.
+
+    At the origin the gap is zero, rounded to either side, and its slope is not.
+    """
+    return x + (x.clamp(min=0) - x).detach()
 
 
 class Manifold(nn.Module, ABC):
@@ -149,6 +157,16 @@ class Manifold(nn.Module, ABC):
 
         Returns:
             Normal coordinates of shape ``(..., n, d)``; 0 where a point is the origin.
+        """
+
+    @abstractmethod
+    def view(self, radius: Tensor, origin: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
+        """Scalars ``alpha, beta``, ``(..., n)`` each: ``seen_from(u, p) = alpha u + beta p``.
+
+        Args:
+            radius: Radii ``|u|``, shape ``(..., n)``.
+            origin: Radius ``|p|``, shape ``(..., 1)``.
+            inner: Inner products ``<u, p>``, shape ``(..., n)``.
         """
 
     def radius_penalty(self, radius: Tensor) -> Tensor:
@@ -226,10 +244,6 @@ class Euclidean(Manifold):
         """``u - origin``; see :meth:`Manifold.seen_from`."""
         return at_least_float32(u) - at_least_float32(origin)[..., None, :]
 
-
-def _non_negative(x: Tensor) -> Tensor:
-    """Lift rounding errors below zero and keep their gradient, which a clamp would drop.
-
-    At the origin the gap is zero, rounded to either side, and its slope is not.
-    """
-    return x + (x.clamp(min=0) - x).detach()
+    def view(self, radius: Tensor, origin: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
+        """``1, -1``; see :meth:`Manifold.view`."""
+        return torch.ones_like(inner), -torch.ones_like(inner)

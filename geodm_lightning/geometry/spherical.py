@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from geodm_lightning.geometry.curved import Curved
+from geodm_lightning.geometry.curved import Curved, weighted_mean
 from geodm_lightning.geometry.manifold import at_least_float32
 
 
@@ -58,7 +58,11 @@ class Spherical(Curved):
             Normal coordinates of the centroid, shape ``(..., d)``; it is unstable only where
             the points balance each other out and no centroid exists.
         """
-        mean = self.sqrt_magnitude * self.expmap0(u).mean(-2)
+        u = at_least_float32(u)
+        angle = self.sqrt_magnitude * torch.linalg.vector_norm(u, dim=-1)
+        pole = self.cs(angle.clamp(max=self.max_angle)).mean(-1, keepdim=True)
+        spatial = self.sqrt_magnitude * weighted_mean(u, self._ratio(angle))
+        mean = torch.cat([pole, spatial], dim=-1)
         length = torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
         tiny = torch.finfo(mean.dtype).eps
         return self.logmap0(mean / (self.sqrt_magnitude * length.clamp(min=tiny)))

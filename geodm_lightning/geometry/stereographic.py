@@ -26,11 +26,12 @@ from geodm_lightning.geometry.curved import (
     RATIO_SERIES,
     check_curvature_range,
     polynomial,
+    weighted_mean,
 )
 from geodm_lightning.geometry.hyperbolic import Hyperbolic, mean_shortfall
 from geodm_lightning.geometry.manifold import Manifold, at_least_float32
 from geodm_lightning.geometry.spherical import Spherical
-from geodm_lightning.geometry.translation import translate
+from geodm_lightning.geometry.translation import Law, translate, view
 from geodm_lightning.types import InputError
 
 _ARCTAN_SERIES = (1.0, -1 / 3, 1 / 5, -1 / 7, 1 / 9)
@@ -126,7 +127,7 @@ class Stereographic(Manifold):
         u = self._held(u)
         radius = torch.linalg.vector_norm(u, dim=-1)
         stretch = self._ratio(radius)
-        mean, height = (stretch[..., None] * u).mean(-2), self._cosine(radius).mean(-1)
+        mean, height = weighted_mean(u, stretch), self._cosine(radius).mean(-1)
         squared = mean.square().sum(-1)
         bent = self.kappa.abs() * squared
         near = (height > 0) & (bent < ARC_BOUND * height.square())
@@ -151,14 +152,14 @@ class Stereographic(Manifold):
 
     def seen_from(self, u: Tensor, origin: Tensor) -> Tensor:
         """See :meth:`Manifold.seen_from` and :mod:`geodm_lightning.geometry.translation`."""
-        return translate(
-            self._held(u),
-            self._held(origin),
-            curvature=self.kappa,
-            ratio=self._ratio,
-            cosine=self._cosine,
-            squared_distance=self.squared_distance,
-        )
+        return translate(self._held(u), self._held(origin), self._law())
+
+    def view(self, radius: Tensor, origin: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Manifold.view` and :func:`geodm_lightning.geometry.translation.view`."""
+        held, pole = self._held_radius(radius), self._held_radius(origin)
+        share, back = _share(held, radius), _share(pole, origin)
+        own, other = view(held, pole, share * back * inner, self._law())
+        return share * own, back * other
 
     def radius_penalty(self, radius: Tensor) -> Tensor:
         r"""Mean of :math:`(k\,\|u\|^2)^2`: radii ``(..., n)`` to ``(...)``; zero when flat.
@@ -173,6 +174,9 @@ class Stereographic(Manifold):
         """Put the curvature back into ``[-high, high]``, in place."""
         with torch.no_grad():
             self.kappa.clamp_(-self.largest, self.largest)
+
+    def _law(self) -> Law:
+        return Law(self.kappa, self._ratio, self._cosine, self.squared_distance)
 
     def _held_radius(self, radius: Tensor) -> Tensor:
         """Radii, those beyond the reach of the other two curved spaces moved to it."""

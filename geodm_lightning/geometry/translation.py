@@ -11,17 +11,21 @@ logarithm at the pole of the translated points. With signed curvature :math:`k`,
 
 Near ``p`` this subtracts nearly equal numbers, so there the part along ``p`` is taken as
 :math:`sn(b - a) - cs(a)\,s(b)\,gap/a` and the part across as that of :math:`u - p`.
+
+With :math:`gap = ab - \langle u, p\rangle` the factor of ``p`` is also
+:math:`s(a/2)\,\big(cs(b - a/2) - \tfrac k2 s(a/2)\,s(b)\,gap\big)`, which in a hyperbolic space
+adds positive numbers only; and :math:`\|y\| = sn(d)` at the distance :math:`d` from ``p``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from geodm_lightning.geometry.manifold import paired, square_root
+from geodm_lightning.geometry.manifold import non_negative, paired, square_root
 
 _NEAR_THE_POLE = 0.1  # origins nearer than this, in radii of curvature, have no use for a ray
 
@@ -35,24 +39,29 @@ class SquaredDistance(Protocol):
         """Return squared distances."""
 
 
-def translate(
-    u: Tensor,
-    origin: Tensor,
-    *,
-    curvature: Tensor,
-    ratio: Callable[[Tensor], Tensor],
-    cosine: Callable[[Tensor], Tensor],
-    squared_distance: SquaredDistance,
-) -> Tensor:
+class Law(NamedTuple):
+    """The functions of a space of constant curvature, of lengths within its reach.
+
+    Attributes:
+        curvature: Signed sectional curvature, a scalar.
+        ratio: ``sn(x)/x`` as a function of the length ``x``, even and smooth.
+        cosine: ``cs(x)`` as a function of the length ``x``, even and smooth.
+        squared_distance: Law of the distance.
+    """
+
+    curvature: Tensor
+    ratio: Callable[[Tensor], Tensor]
+    cosine: Callable[[Tensor], Tensor]
+    squared_distance: SquaredDistance
+
+
+def translate(u: Tensor, origin: Tensor, law: Law) -> Tensor:
     """Normal coordinates of points after the translation that takes ``origin`` to the pole.
 
     Args:
         u: Normal coordinates, shape ``(..., n, d)``, inside the reach of the space.
         origin: The new origin, shape ``(..., d)``, inside the reach as well.
-        curvature: Signed sectional curvature, a scalar.
-        ratio: ``sn(x)/x`` as a function of the length ``x``, even and smooth.
-        cosine: ``cs(x)`` as a function of the length ``x``.
-        squared_distance: Law of the distance, which gives the length of the result.
+        law: The space; its distance gives the length of the result.
 
     Returns:
         Normal coordinates ``(..., n, d)`` whose radius is the distance from ``origin``;
@@ -63,20 +72,44 @@ def translate(
     a = a.expand_as(b)
     chord = u - p
     close = chord.square().sum(-1) < a * b
-    on_ray = close | (curvature.abs() * a.square() > _NEAR_THE_POLE**2)
-    stretch = ratio(b)
+    on_ray = close | (law.curvature.abs() * a.square() > _NEAR_THE_POLE**2)
+    stretch = law.ratio(b)
 
-    half = ratio(a / 2).square() * stretch * (a * b - gap)
-    pull = ratio(a) * cosine(b) + curvature / 2 * half
+    half = law.ratio(a / 2).square() * stretch * (a * b - gap)
+    pull = law.ratio(a) * law.cosine(b) + law.curvature / 2 * half
     generic = stretch[..., None] * u - pull[..., None] * p
 
     safe = torch.where(on_ray, a, 1)
     ray = p / safe[..., None]
-    along = difference * ratio(difference.abs()) - cosine(a) * stretch * gap / safe
+    along = difference * law.ratio(difference.abs()) - law.cosine(a) * stretch * gap / safe
     across = chord - (chord * ray).sum(-1, keepdim=True) * ray
     split = stretch[..., None] * across + along[..., None] * ray
     y = torch.where(on_ray[..., None], split, generic)
-    return _of_length(y, square_root(squared_distance(b, a, gap, difference=difference)))
+    return _of_length(y, square_root(law.squared_distance(b, a, gap, difference=difference)))
+
+
+def view(radius: Tensor, origin: Tensor, inner: Tensor, law: Law) -> tuple[Tensor, Tensor]:
+    r"""Scalars ``alpha, beta`` that make ``alpha u + beta p`` of a point seen from ``p``.
+
+    The same points as :func:`translate`'s, without a pass over their coordinates. The sum has
+    the rounding errors of its two terms, some :math:`e^{2 \sqrt{-k} \|p\|}` roundings in a
+    hyperbolic space, also where a point is close to ``p``.
+
+    Args:
+        radius: Radii ``|u|``, shape ``(..., n)``, inside the reach of the space.
+        origin: Radius ``|p|``, shape ``(..., 1)``, inside the reach as well.
+        inner: Inner products ``<u, p>``, shape ``(..., n)``.
+        law: The space.
+
+    Returns:
+        Two tensors of shape ``(..., n)``; gradients are finite, also where ``u`` is ``p``.
+    """
+    gap = non_negative(radius * origin - inner)
+    stretch, half = law.ratio(radius), law.ratio(origin / 2)
+    pull = half * (law.cosine(radius - origin / 2) - law.curvature / 2 * half * stretch * gap)
+    middle = square_root(law.squared_distance(radius, origin, gap)) / 2
+    length = law.ratio(middle) * law.cosine(middle)  # sn(d)/d, of twice the reach
+    return stretch / length, -pull / length
 
 
 def _of_length(y: Tensor, length: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geodm_lightning.geometry.product import ProductManifold
-from geodm_lightning.matching.moments import outer_gap
+from geodm_lightning.matching.covariances import outer_gap
 from geodm_lightning.matching.scaling import ScaledFeatures
 from geodm_lightning.types import InputError
 

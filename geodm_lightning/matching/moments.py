@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geodm_lightning.geometry.product import ProductManifold
+from geodm_lightning.matching.covariances import covariance_cost
 from geodm_lightning.matching.scaling import ScaledFeatures
 from geodm_lightning.types import InputError
 
@@ -137,83 +138,3 @@ class CovarianceMatching(MeanMatching):
         factor = self.covariance_weight / features.real.shape[-1]
         gaps = covariance_cost(features.real, features.synthetic, geometry)
         return means + factor * features.norm**4 * gaps
-
-
-def covariance_cost(real: Tensor, synthetic: Tensor, geometry: ProductManifold) -> Tensor:
-    """Weighted squared distance of the covariances of two sets seen from the first's centroid.
-
-    Args:
-        real: Features ``(..., n, d)``, n at least 2.
-        synthetic: Features ``(..., m, d)``, m at least 2.
-        geometry: Product manifold the features are points of.
-
-    Returns:
-        Costs of shape ``(...,)``, in the fourth power of the unit of the features.
-
-    Raises:
-        InputError: If a set has fewer than two points.
-    """
-    points = zip(
-        geometry.active_factors(),
-        geometry.coordinates(real),
-        geometry.coordinates(synthetic),
-        strict=True,
-    )
-    gaps = []
-    for (_, factor, weight), u, v in points:
-        origin = factor.centroid(u)
-        gap = covariance_gap(factor.seen_from(u, origin), factor.seen_from(v, origin))
-        gaps.append(weight * gap)
-    return torch.stack(gaps).sum(0)
-
-
-def covariance_gap(x: Tensor, y: Tensor) -> Tensor:
-    """Squared Frobenius distance of the unbiased covariances of two sets of vectors.
-
-    Args:
-        x: Vectors ``(..., n, d)``, n at least 2.
-        y: Vectors ``(..., m, d)``, m at least 2.
-
-    Returns:
-        Values of shape ``(...,)``.
-
-    Raises:
-        InputError: If a set has fewer than two vectors.
-
-    Example:
-        Variances 2 and 8 along the one axis there is.
-
-        >>> x = torch.tensor([[-1.0], [1.0]])
-        >>> covariance_gap(x, 2 * x)
-        tensor(36.)
-    """
-    centred = []
-    for side in (x, y):
-        count = side.shape[-2]
-        if count < 2:
-            raise InputError(
-                f"a covariance needs at least 2 samples per class, got {count}; raise ipc or "
-                "factor, or match means alone"
-            )
-        centred.append((side - side.mean(-2, keepdim=True)) / math.sqrt(count - 1))
-    return outer_gap(*centred)
-
-
-def outer_gap(a: Tensor, b: Tensor) -> Tensor:
-    r"""Squared Frobenius distance :math:`\|a^T a - b^T b\|_F^2` without a d×d matrix.
-
-    It is :math:`\|a a^T\|^2 - 2 \|a b^T\|^2 + \|b b^T\|^2`. What rounding leaves below
-    zero where the two are equal is lifted to zero; the gradient stays.
-
-    Args:
-        a: Vectors ``(..., n, d)``.
-        b: Vectors ``(..., m, d)``.
-
-    Returns:
-        Values of shape ``(...,)``, exact to about 1e-7 of the squared norms in float32.
-    """
-    own, across, other = (
-        (left @ right.mT).square().sum((-2, -1)) for left, right in ((a, a), (a, b), (b, b))
-    )
-    gap = own - 2 * across + other
-    return gap + (gap.clamp(min=0) - gap).detach()

@@ -1,9 +1,12 @@
 """Points seen from another origin: logarithms there, carried to the pole."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
+
+from geodm_lightning.geometry.stereographic import Stereographic
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # geoopt still uses torch.jit.script
@@ -138,4 +141,68 @@ def test_antipodes_have_finite_gradients(draw, build, dtype):
     p = draw(4, radius=torch.pi / 2, dtype=dtype).requires_grad_()
     seen = manifold.seen_from(-p[None], p)
     gradients = torch.autograd.grad(seen.sum(), [p, *manifold.parameters()])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+VIEW = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+def viewed(manifold, u, p):
+    """``alpha u + beta p``, which is to be ``seen_from(u, p)``."""
+    radius, origin = u.norm(dim=-1), p.norm(dim=-1, keepdim=True)
+    alpha, beta = manifold.view(radius, origin, (u * p[..., None, :]).sum(-1))
+    return alpha[..., None] * u + beta[..., None] * p[..., None, :]
+
+
+def assert_viewed_as_seen(manifold, u, p, direction, tolerance):
+    inputs = [u.requires_grad_(), p.requires_grad_(), *manifold.parameters()]
+    results = [function(u, p) for function in (partial(viewed, manifold), manifold.seen_from)]
+    torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
+    for actual, expected in zip(
+        *(torch.autograd.grad((result * direction).sum(), inputs) for result in results),
+        strict=True,
+    ):
+        scale = max(1, expected.abs().max().item())
+        torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("radius", ORIGINS)
+@pytest.mark.parametrize("magnitude", [1e-6, 0.4, 1.5])
+def test_a_view_is_what_is_seen(draw, build, dtype, name, radius, magnitude):
+    manifold = build(name, magnitude, learnable=True).to(dtype)
+    u, p = draw(3, 7, 16, radius=0.8, dtype=dtype), draw(3, 16, radius=radius, dtype=dtype)
+    assert_viewed_as_seen(manifold, u, p, draw(3, 7, 16, dtype=dtype), VIEW[dtype])
+
+
+@pytest.mark.parametrize("kappa", [-1.5, -1e-6, -1e-13, 0.0, 1e-13, 1e-6, 1.5])
+@pytest.mark.parametrize("radius", [0.0, 0.9])
+def test_a_stereographic_view_is_what_is_seen(draw, device, dtype, kappa, radius):
+    manifold = Stereographic(kappa, learnable=True).to(device, dtype)
+    u, p = draw(3, 7, 16, radius=0.8, dtype=dtype), draw(3, 16, radius=radius, dtype=dtype)
+    assert_viewed_as_seen(manifold, u, p, draw(3, 7, 16, dtype=dtype), VIEW[dtype])
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_a_view_holds_points_beyond_the_reach(draw, build, name):
+    manifold = build(name, 0.8).double()
+    far = draw(5, 4, radius=1e3, dtype=torch.float64)
+    p = draw(4, radius=0.6, dtype=torch.float64)
+    expected = manifold.seen_from(far, p)
+    torch.testing.assert_close(viewed(manifold, far, p), expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [*ALL, "stereographic"])
+@pytest.mark.parametrize("radius", ORIGINS)
+def test_a_view_of_itself_is_zero_with_finite_gradients(draw, build, device, dtype, name, radius):
+    if name == "stereographic":
+        manifold = Stereographic(0.0, learnable=True).to(device)
+    else:
+        manifold = build(name, 1.3, learnable=True)
+    p = draw(3, 4, radius=radius, dtype=dtype).requires_grad_()
+    u = p.detach()[:, None].clone().requires_grad_()
+    seen = viewed(manifold, u, p)
+    torch.testing.assert_close(seen, torch.zeros_like(seen), rtol=0, atol=VIEW[dtype])
+    inputs = [u, p, *manifold.parameters()]
+    gradients = torch.autograd.grad((seen * draw(3, 1, 4, dtype=dtype)).sum(), inputs)
     assert all(gradient.isfinite().all() for gradient in gradients)

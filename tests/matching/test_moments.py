@@ -3,7 +3,6 @@ import torch
 
 from geodm_lightning.geometry import build_product
 from geodm_lightning.matching import CovarianceMatching, MeanMatching, scale_features
-from geodm_lightning.matching.moments import covariance_gap, outer_gap
 from geodm_lightning.types import InputError
 
 RTOL = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -126,21 +125,6 @@ def test_equal_sets_have_the_least_loss(features, learned, dtype):
     assert (value >= 0).all()
     assert (value <= tolerance * size).all()
     assert all((gradient.abs() <= 10 * tolerance * size.max()).all() for gradient in gradients)
-
-
-def test_gap_of_known_covariances(device, dtype):
-    x = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], device=device, dtype=dtype)  # variances 2, 0
-    y = torch.tensor([[0.0, -2.0], [0.0, 2.0], [7.0, 0.0]], device=device, dtype=dtype)
-    expected = (torch.cov(x.T) - torch.cov(y.T)).square().sum()
-    torch.testing.assert_close(covariance_gap(x, y), expected)
-    torch.testing.assert_close(covariance_gap(x + 100, y - 50), expected, rtol=1e-4, atol=0)
-
-
-def test_gap_of_outer_products_is_the_plain_one(device, rng, dtype):
-    options = {"generator": rng, "device": device, "dtype": dtype}
-    a, b = torch.randn(2, 5, 7, **options), torch.randn(2, 3, 7, **options)
-    expected = (a.mT @ a - b.mT @ b).square().sum((-2, -1))
-    torch.testing.assert_close(outer_gap(a, b), expected)
 
 
 def test_single_samples_have_no_covariance(features, flat):
