@@ -17,7 +17,7 @@ from geodm_lightning.evaluation.result import load_results
 from geodm_lightning.pipeline import run
 from geodm_lightning.reporting.tracking import read_metrics
 from geodm_lightning.types import InputError
-from tests.experiment import compose_config, tiny_overrides
+from tests.experiment import TINY, compose_config, tiny_overrides
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, str(ROOT / "experiments" / "run.py")]
@@ -265,6 +265,32 @@ def test_killed_while_evaluating_no_student_is_lost_or_changed(tmp_path):
     expected = load_results(tmp_path / "whole" / "runs" / "tiny" / "0" / "results.json")
     resumed = load_results(path / "results.json")
     assert [r.accuracies for r in resumed] == [r.accuracies for r in expected]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("strategy=dsdm", "matching.history.start_share=0", "geometry=adversarial"),
+        ("strategy=ncfm_sampler", "matching.base.num_frequencies=16", "geometry=from_real"),
+    ],
+    ids=["history and adversary", "sampler and fitted geometry"],
+)
+def test_what_is_learned_beside_the_images_is_alike_on_two_processes(tmp_path, options):
+    """Prototypes are kept by class and gathered; sampler and geometry stay equal everywhere."""
+    kept = [item for item in TINY if item.startswith("distiller")]
+    common = [*options, *kept, "pool.count=2", "baselines=[]", "stages=[distill]"]
+    devices = ["trainer.devices=2", "trainer.accelerator=cpu"]
+    code, output = finish(*tiny_overrides(tmp_path / "two"), *common, *devices)
+    assert code == 0, output
+    assert finish(*tiny_overrides(tmp_path / "one"), *common)[0] == 0
+    one, two = (
+        load_checkpoint(tmp_path / name / "runs" / "tiny" / "0" / "checkpoints" / "last.ckpt")
+        for name in ("one", "two")
+    )
+    for part in ("pixels", "matching", "history"):
+        torch.testing.assert_close(two[part], one[part], rtol=1e-3, atol=1e-4)
+    assert one["history"] or one["matching"]
 
 
 def test_two_processes_give_the_images_of_one(tmp_path):
