@@ -108,6 +108,19 @@ def test_float32_holds_where_points_lie_close_together(features, learned, offset
     torch.testing.assert_close(actual, expected, rtol=1e-6 / offset, atol=0)
 
 
+@pytest.mark.parametrize("size", [2.0, 8.0, 30.0, 1e3])
+def test_float32_holds_far_from_the_pole(learned, device, rng, size):
+    axis = torch.eye(32, device=device)[0]
+    points = [axis + 0.01 * torch.randn(3, n, 32, generator=rng, device=device) for n in (12, 5)]
+    real, synthetic = (size * side for side in points)
+    synthetic.requires_grad_()
+    actual = covariance_cost(real, synthetic, learned)
+    expected = plain_cost(real.double(), synthetic.double(), learned)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=0)
+    slopes = torch.autograd.grad(actual.sum(), [synthetic, *learned.parameters()])
+    assert all(slope.isfinite().all() for slope in slopes)
+
+
 def test_products_are_shared_by_factors_with_the_same_coordinates(features, device, monkeypatch):
     calls = []
     of = covariances._Deviations.of
