@@ -31,8 +31,9 @@ from geodm_lightning.data.augment import Augmentation
 from geodm_lightning.data.catalog import dataset_spec
 from geodm_lightning.data.normalise import normalise
 from geodm_lightning.data.table import TensorTable
-from geodm_lightning.distillers.matching import MatchingDistiller, Optimizers, StepSizes
+from geodm_lightning.distillers.matching import MatchingDistiller
 from geodm_lightning.distillers.real_features import RealFeatures
+from geodm_lightning.distillers.recipe import Optimizers, StepSizes
 from geodm_lightning.distillers.synthetic import SyntheticImages
 from geodm_lightning.files import write_json
 from geodm_lightning.geometry.product import build_product

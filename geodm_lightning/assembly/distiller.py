@@ -13,8 +13,9 @@ from geodm_lightning.data.augment import augmentation_for
 from geodm_lightning.data.datamodule import RealDataModule
 from geodm_lightning.distillers.calibration import Calibration
 from geodm_lightning.distillers.fitting import FittingSettings, fitted_geometry
-from geodm_lightning.distillers.matching import MatchingDistiller, Optimizers, StepSizes
+from geodm_lightning.distillers.matching import MatchingDistiller
 from geodm_lightning.distillers.real_features import RealFeatures
+from geodm_lightning.distillers.recipe import Optimizers, StepSizes
 from geodm_lightning.distillers.synthetic import SyntheticImages, initial_images
 from geodm_lightning.geometry.product import ProductManifold
 from geodm_lightning.networks.pool import TrainedPool

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from geodm_lightning.distillers.calibration import Calibration
 from geodm_lightning.distillers.real_features import RealFeatures
+from geodm_lightning.distillers.recipe import Optimizers, StepSizes
 from geodm_lightning.distillers.running_terms import PREFIX, RunningTerms
 from geodm_lightning.distillers.synthetic import SyntheticImages
 from geodm_lightning.ledger import Ledger
@@ -26,41 +25,6 @@ from geodm_lightning.randomness import keyed_generator
 
 LOGGER = logging.getLogger(__name__)
 UNIFORM = 0.01  # total variation between a plan and the uniform one
-
-OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
-PlateauFactory = Callable[[Optimizer], ReduceLROnPlateau]
-
-
-class Optimizers(NamedTuple):
-    """Factories of what steps the learned tensors.
-
-    Attributes:
-        images: Optimiser of the pixels.
-        geometry: Optimiser of curvatures, weights and heads.
-        sampler: Optimiser of the sampler of frequencies, None where there is no sampler.
-        scheduler: Schedule of the pixels' rate that watches the summed loss of each iteration,
-            None for a constant rate.
-    """
-
-    images: OptimizerFactory
-    geometry: OptimizerFactory
-    sampler: OptimizerFactory | None = None
-    scheduler: PlateauFactory | None = None
-
-
-class StepSizes(NamedTuple):
-    """How long a run is, how much it holds at once, and how often it reports.
-
-    Attributes:
-        num_iterations: Iterations of the whole run.
-        classes_per_step: Classes whose activations are held at once; the gradient is
-            the same for any value, only memory changes.
-        log_every: Iterations averaged into one row of the metrics.
-    """
-
-    num_iterations: int
-    classes_per_step: int
-    log_every: int
 
 
 class MatchingDistiller(LightningModule):
