@@ -39,7 +39,7 @@ def test_ncfm_distils_mosaics_in_unit_range(tmp_path):
     assert distilled.images.max() <= 1
     assert len(distilled.decode().images) == 4 * len(distilled.images) == 80
     results = {r.method: r for r in load_results(path / "results.json")}
-    assert list(results) == ["random", "herding", "ncfm", "geodm", "whole"]
+    assert list(results) == ["random", "herding", "ncfm", "control", "geodm", "whole"]
     assert results["geodm"].num_images == 80
     assert results["random"].num_images == 20
     assert results["geodm"].protocol.cutmix_probability == 0.5
