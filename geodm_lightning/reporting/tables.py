@@ -152,10 +152,13 @@ def _notes(results: Sequence[EvaluationResult]) -> tuple[str, ...]:
 
 
 def _schedule_notes(results: Sequence[EvaluationResult]) -> list[str]:
+    """Say what share of their published iterations the rows ran, one line per share."""
+    labels: dict[str, list[str]] = {}
+    for result in results:
+        if result.schedule_share is not None:
+            labels.setdefault(share(result.schedule_share), []).append(result.label)
     return [
-        f"{r.label}: {share(r.schedule_share)} of the published iterations."
-        for r in results
-        if r.schedule_share is not None
+        f"{', '.join(names)}: {part} of the published iterations." for part, names in labels.items()
     ]
 
 
