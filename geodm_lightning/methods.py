@@ -43,7 +43,7 @@ def methods_of(settings: Settings) -> list[Method]:
         InputError: If a variant has the name of another row or changes what it may not.
     """
     matching, wanted = settings["matching"], settings["baselines"]
-    flat = is_flat(settings)
+    flat, control = is_flat(settings), controlled(settings)
     base = Method(matching["name"], matching["label"], "matching", flattened(settings))
     suffix = "" if matching["name"] == "dm" else f" ({matching['label']})"
     main = base if flat else Method("geodm", f"GeoDM{suffix}", "matching", settings)
@@ -53,8 +53,8 @@ def methods_of(settings: Settings) -> list[Method]:
         "herding": Method("herding", "Herding", "selection", settings),
         "base": None if flat else base,
         "control": None
-        if flat or controlled(settings) == settings
-        else Method("control", f"Fixed geometry{suffix}", "matching", controlled(settings)),
+        if flat or control == settings
+        else Method("control", f"Fixed geometry{suffix}", "matching", control),
         "whole": Method("whole", "Whole training set", "whole", settings),
     }
     order = ("random", "mosaic", "herding", "base", "control")

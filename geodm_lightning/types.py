@@ -70,3 +70,25 @@ class MatchingTerms(NamedTuple):
         """Differentiable sum of all weighted terms, ``(C,)``."""
         first, *others = self.shares.values()
         return sum(others, start=first)
+
+
+class DenoisingStep(NamedTuple):
+    """What is known of a batch of samples at one step of their denoising.
+
+    Latents are in the scale in which the diffusion model runs (unit variance, roughly).
+
+    Attributes:
+        index: Position in the respaced schedule, from ``num_steps - 1`` (noise) down to 0.
+        num_steps: Steps of the respaced schedule.
+        latents: ``(n, ch, h, w)`` noisy samples this step starts from.
+        clean: ``(n, ch, h, w)`` the model's prediction of the clean samples.
+        noise: ``(n, ch, h, w)`` the model's prediction of the noise in them.
+        alpha_cumprod: Share of the clean signal's variance in ``latents``, in (0, 1).
+    """
+
+    index: int
+    num_steps: int
+    latents: Tensor
+    clean: Tensor
+    noise: Tensor
+    alpha_cumprod: float

@@ -44,16 +44,6 @@ class TransportTerms(NamedTuple):
     plan: Tensor | None
     statistics: dict[str, Tensor]
 
-    @property
-    def plan_entropy(self) -> Tensor:
-        """Diagnostic of that name."""
-        return self.statistics["plan_entropy"]
-
-    @property
-    def marginal_error(self) -> Tensor:
-        """Diagnostic of that name."""
-        return self.statistics["marginal_error"]
-
 
 class TransportMatching(nn.Module):
     r"""Optimal transport cost between real and synthetic features, class by class.

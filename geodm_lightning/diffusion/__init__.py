@@ -1,0 +1,1 @@
+"""Images ↔ noise: a diffusion model, its noise schedule and its sampler."""

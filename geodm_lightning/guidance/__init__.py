@@ -1,0 +1,1 @@
+"""What pushes a sample while it is denoised: gradients of transport, deviation and influence."""
