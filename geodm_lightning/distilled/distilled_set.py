@@ -50,8 +50,9 @@ class DistilledSet(NamedTuple):
     """A few synthetic images per class, with what one must know to train on them.
 
     Attributes:
-        images: ``(N, ch, h, w)`` float32. Unit range: 0 is black, 1 is white; images
-            optimised without clamping may leave it.
+        images: ``(N, ch, h, w)``. Learned pixels are float32 in unit range: 0 is black, 1 is
+            white; images optimised without clamping may leave it. Generated pictures and
+            others of 8 bits are uint8, 255 being white, a quarter of the memory.
         labels: ``(N,)`` int64 class indices.
         manifest: Plain values: ``method``, ``label``, ``ipc``, ``factor``, ``dataset``
             (the fields of its ``DatasetSpec``), ``cost``, ``provenance`` …
@@ -61,11 +62,20 @@ class DistilledSet(NamedTuple):
     labels: Tensor
     manifest: dict[str, Any]
 
+    def unit_images(self, indices: Tensor | slice = slice(None)) -> Tensor:
+        """Return the chosen images ``(n, ch, h, w)`` as float32 in unit range.
+
+        Args:
+            indices: int64 positions ``(n,)``, or a slice; all images when omitted.
+        """
+        chosen = self.images[indices]
+        return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen
+
     def decode(self) -> DistilledSet:
         """Return the set one trains on: mosaics cut, one label per image."""
         factor = int(self.manifest.get("factor", 1))
         return DistilledSet(
-            images=decode_mosaic(self.images, factor=factor),
+            images=self.images if factor == 1 else decode_mosaic(self.unit_images(), factor=factor),
             labels=self.labels.repeat_interleave(factor**2),
             manifest={**self.manifest, "factor": 1},
         )

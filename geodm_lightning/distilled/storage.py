@@ -47,7 +47,7 @@ def save_set(folder: Path, distilled: DistilledSet) -> Path:
             {
                 "format_version": FORMAT_VERSION,
                 **distilled.manifest,
-                "space": "unit",
+                "space": "uint8" if distilled.images.dtype == torch.uint8 else "unit",
                 "shape": list(distilled.images.shape),
                 "digest": distilled.digest(),
                 "sha256": {name: sha256_of(partial / name) for name in TENSORS.values()},
@@ -102,6 +102,8 @@ def load_set(folder: Path) -> DistilledSet:
     if images.dim() != 4 or len(images) == 0 or labels.shape != images.shape[:1]:
         shapes = f"{tuple(images.shape)} images, {tuple(labels.shape)} labels"
         raise _damaged(folder, f"shapes do not fit: {shapes}")
+    if images.dtype not in (torch.float32, torch.uint8):
+        raise _damaged(folder, f"pixels are {images.dtype}, neither float32 nor uint8")
     if labels.dtype != torch.int64 or labels.min() < 0 or labels.max() >= num_classes:
         raise _damaged(folder, f"labels are not class indices below {num_classes}")
     return DistilledSet(images=images, labels=labels, manifest=manifest)

@@ -53,3 +53,20 @@ def test_digest_tells_sets_apart():
     assert digest != DistilledSet(other, labels, {"factor": 1}).digest()
     assert digest != DistilledSet(images, labels.flip(0), {"factor": 1}).digest()
     assert digest != DistilledSet(images, labels, {"factor": 2}).digest()
+
+
+def test_eight_bits_and_unit_range_are_the_same_pictures():
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1, 1)
+    distilled = DistilledSet(pixels, torch.zeros(3, dtype=torch.int64), {"factor": 1})
+    chosen = distilled.unit_images(torch.tensor([2, 1]))
+    torch.testing.assert_close(chosen.flatten(), torch.tensor([1.0, 0.2]))
+    assert distilled.decode().images.dtype == torch.uint8
+    unit = distilled._replace(images=distilled.unit_images())
+    assert torch.equal(unit.unit_images(), unit.images)
+
+
+def test_a_mosaic_of_eight_bits_decodes_as_its_unit_pixels():
+    pixels = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
+    distilled = DistilledSet(pixels, torch.zeros(1, dtype=torch.int64), {"factor": 2})
+    expected = decode_mosaic(pixels.float() / 255, factor=2)
+    assert torch.equal(distilled.decode().images, expected)

@@ -120,3 +120,19 @@ def test_a_failed_save_leaves_the_old_set_alone(folder, distilled):
         save_set(folder, broken._replace(images=distilled.images + 1))
     assert torch.equal(load_set(folder).images, distilled.images)
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_pixels_of_eight_bits_stay_so(tmp_path, distilled):
+    pixels = torch.arange(6 * 64, dtype=torch.int64).remainder(256).to(torch.uint8)
+    eight_bits = distilled._replace(images=pixels.reshape(6, 1, 8, 8))
+    folder = save_set(tmp_path / "eight", eight_bits)
+    loaded = load_set(folder)
+    assert torch.equal(loaded.images, eight_bits.images)
+    assert loaded.manifest["space"] == "uint8"
+    assert loaded.digest() == eight_bits.digest()
+
+
+def test_pixels_of_another_kind_are_refused(tmp_path, distilled):
+    folder = save_set(tmp_path / "half", distilled._replace(images=distilled.images.half()))
+    with pytest.raises(InputError, match="neither float32 nor uint8"):
+        load_set(folder)
