@@ -18,7 +18,7 @@ from geodm_lightning.provenance import provenance
 from geodm_lightning.reporting.tracking import wandb_tracker
 from geodm_lightning.run_folder import RunFolder
 from geodm_lightning.settings import check_settings, choose_accelerator, shortened
-from geodm_lightning.site import Site, keep_freed_memory
+from geodm_lightning.site import Site, open_site
 from geodm_lightning.stages.distill import distill
 from geodm_lightning.stages.evaluate import evaluate
 from geodm_lightning.stages.report import report, report_seeds
@@ -41,9 +41,10 @@ def run(config: DictConfig) -> None:
     rows = methods_of(settings)
     for row in rows:
         check_settings(row.settings)
-    accelerator = choose_accelerator(settings["trainer"])
+    trainer = settings["trainer"]
+    accelerator = choose_accelerator(trainer)
     seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
-    several = settings["trainer"]["devices"] > 1 and not processes.launched()
+    several = trainer["devices"] > 1 and not processes.launched()
     device = torch.device("cpu") if several else processes.own_device(accelerator)
     data = assembly.build_data(settings, device)
     for row in rows:
@@ -51,14 +52,12 @@ def run(config: DictConfig) -> None:
     for seed in seeds:
         folder_of(settings, seed).check_same({**settings, "seed": seed})
     if several:
-        raise SystemExit(processes.launch(settings["trainer"]["devices"]))
+        raise SystemExit(processes.launch(trainer["devices"]))
     processes.die_with_parent()
-    keep_freed_memory()
-    if settings["trainer"]["threads"] is not None:
-        torch.set_num_threads(settings["trainer"]["threads"])
-    site = Site(
-        device=device,
-        precision=settings["trainer"]["precision"],
+    site = open_site(
+        accelerator,
+        precision=trainer["precision"],
+        threads=trainer["threads"],
         processes=processes.join_processes(accelerator),
     )
     try:

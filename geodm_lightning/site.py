@@ -10,26 +10,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from lightning import Trainer
 
-from geodm_lightning.processes import Processes
+from geodm_lightning.processes import Processes, own_device
 
 # Lightning greets every trainer with hardware, tips and the reason it stopped.
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 # Lightning 2.6 asks torch 2.15 for a class that torch is about to rename; nothing of ours.
 warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory for the next step instead of giving it back.
-
-    A training step frees and takes the same few hundred megabytes again; returning them to
-    the kernel each time costs page faults that can double the time of a step on a CPU.
-    Does nothing under another C library.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_max, 0)  # large tensors too come from the heap that is kept
 
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -79,3 +65,34 @@ class Site(NamedTuple):
                 precision=self.precision,
                 **{**defaults, **options},
             )
+
+
+def open_site(
+    accelerator: str, *, precision: Precision, threads: int | None, processes: Processes
+) -> Site:
+    """Prepare this process for computing.
+
+    Args:
+        accelerator: ``"cpu"`` or ``"cuda"``.
+        precision: ``"32-true"`` or ``"bf16-mixed"``.
+        threads: CPU threads of this process; null leaves them as they are.
+        processes: Place among the processes of the run.
+    """
+    keep_freed_memory()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return Site(own_device(accelerator), precision, processes)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed memory for the next step instead of giving it back.
+
+    A training step frees and takes the same few hundred megabytes again; returning them to
+    the kernel each time costs page faults that can double the time of a step on a CPU.
+    Does nothing under another C library.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_max, 0)  # large tensors too come from the heap that is kept

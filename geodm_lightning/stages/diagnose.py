@@ -6,13 +6,12 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from geodm_lightning import assembly, processes
+from geodm_lightning import assembly
 from geodm_lightning.data.datamodule import RealDataModule
 from geodm_lightning.data.normalise import normalise
 from geodm_lightning.diagnosis.measured import Measured, Sampling, average, measure
@@ -21,10 +20,11 @@ from geodm_lightning.distillers.real_features import embed_in_chunks
 from geodm_lightning.files import write_json
 from geodm_lightning.networks.network import Network
 from geodm_lightning.networks.pool import RandomPool
+from geodm_lightning.processes import Processes
 from geodm_lightning.provenance import provenance
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.settings import COUNT, Rule, check_settings, choose_accelerator, shortened
-from geodm_lightning.site import Site, keep_freed_memory
+from geodm_lightning.site import Site, open_site
 from geodm_lightning.stages.run import CONSOLE
 from geodm_lightning.types import InputError
 
@@ -86,12 +86,14 @@ def diagnose_data(values: dict[str, Any]) -> Path:
     options = check_options(values.get("diagnosis", {}))
     check_settings(values)
     settings = shortened(values)
-    device = processes.own_device(choose_accelerator(settings["trainer"]))
-    keep_freed_memory()
-    if settings["trainer"]["threads"] is not None:
-        torch.set_num_threads(settings["trainer"]["threads"])
-    data = assembly.build_data(settings, device)
-    site = Site(device=device, precision=settings["trainer"]["precision"])
+    trainer = settings["trainer"]
+    site = open_site(
+        choose_accelerator(trainer),
+        precision=trainer["precision"],
+        threads=trainer["threads"],
+        processes=Processes(),
+    )
+    data = assembly.build_data(settings, site.device)
     rows = measure_all(settings, options, data, site)
     random = average(rows[1:-1], f"random ×{len(rows) - 2}")
     chosen = rows[-1] if settings["pool"]["kind"] == "trained" else random
@@ -107,7 +109,7 @@ def diagnose_data(values: dict[str, Any]) -> Path:
         "rows": [row._asdict() for row in rows],
         "proposal": {"features": chosen.name, **chosen.proposal._asdict()},
         "override": override_of(chosen.proposal),
-        "provenance": provenance(device),
+        "provenance": provenance(site.device),
     }
     return write_json(Path(settings["run_dir"]) / "diagnosis" / f"{data.spec.name}.json", record)
 
