@@ -38,17 +38,16 @@ def run(config: DictConfig) -> None:
     values: Any = OmegaConf.to_container(config, resolve=True)
     check_settings(values)
     settings = shortened(values)
-    rows = methods_of(settings)
+    rows = [row.settings for row in methods_of(settings) if row.kind == "matching"]
     for row in rows:
-        check_settings(row.settings)
+        check_settings(row)
     trainer = settings["trainer"]
     accelerator = choose_accelerator(trainer)
     seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
     several = trainer["devices"] > 1 and not processes.launched()
     device = torch.device("cpu") if several else processes.own_device(accelerator)
     data = assembly.build_data(settings, device)
-    for row in rows:
-        assembly.check_buildable(row.settings, data.spec)
+    assembly.check_buildable(settings, data.spec, rows=rows)
     for seed in seeds:
         folder_of(settings, seed).check_same({**settings, "seed": seed})
     if several:

@@ -206,6 +206,10 @@ def test_a_dry_run_takes_two_steps_of_each_stage(tmp_path):
         (["data=mnist", "network.depth=null"], r"mnist.*data.root"),
         (["distiller.augmentation.strategy=blur"], r"unknown augmentation 'blur'.*crop"),
         (["distiller.factor=3"], r"factor 3 does not divide"),
+        (["evaluation.student={name:resnet1800}"], r"unknown network 'resnet1800'.*resnet18"),
+        (["+variants.odd={transport:{epsilon:0}}"], r"transport.epsilon must be .*above 0, got 0"),
+        (["+variants.odd={distiller:{factor:3}}"], r"factor 3 does not divide"),
+        (["+variants.odd={geometry:{factors:[toroidal]}}"], r"toroidal.*euclidean, hyperbolic"),
     ],
 )
 def test_bad_input_is_refused_before_a_folder_is_made(tmp_path, overrides, message):

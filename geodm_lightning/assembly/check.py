@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,18 +17,34 @@ from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.types import DatasetSpec
 
 
-def check_buildable(settings: dict[str, Any], spec: DatasetSpec) -> None:
-    """Build every part of a row that a setting may make impossible.
+def check_buildable(
+    settings: dict[str, Any], spec: DatasetSpec, *, rows: Iterable[dict[str, Any]] | None = None
+) -> None:
+    """Build every part of a run that a setting may make impossible.
+
+    Args:
+        settings: Settings of the run; what all rows of its table share is built once.
+        spec: Data set of the run.
+        rows: Settings of the rows that learn images; those of the run alone when omitted.
+
+    Raises:
+        InputError: For the first part that cannot be built.
+    """
+    build_protocol(settings, spec)
+    generator = keyed_generator(settings["seed"], "check")
+    network_builder(settings["evaluation"]["student"], spec)(generator)
+    for row in [settings] if rows is None else rows:
+        check_row(row, spec)
+
+
+def check_row(settings: dict[str, Any], spec: DatasetSpec) -> None:
+    """Build what a row of the table may have of its own.
 
     Raises:
         InputError: For the first part that cannot be built.
     """
     options = settings["distiller"]
-    build_protocol(settings, spec)
     augmentation_for(spec, **options["augmentation"])
-    generator = keyed_generator(settings["seed"], "check")
-    for network in (settings["network"], settings["evaluation"]["student"]):
-        network_builder(network, spec)(generator)
     shape = (spec.num_classes, 1, spec.channels, spec.resolution, spec.resolution)
     SyntheticImages(torch.zeros(shape), spec=spec, space=options["space"], factor=options["factor"])
     build_matching(settings, spec)

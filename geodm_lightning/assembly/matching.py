@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ def build_matching(settings: dict[str, Any], spec: DatasetSpec) -> GeometricMatc
             parts do not go together.
     """
     options = settings["matching"]
-    num_features = width_of_features(settings, spec)
+    num_features = width_of_features(json.dumps(settings["network"]), spec)
     geometry = instantiate(
         {**settings["geometry"], "num_features": num_features, "seed": settings["seed"]}
     )
@@ -43,9 +45,18 @@ def build_matching(settings: dict[str, Any], spec: DatasetSpec) -> GeometricMatc
     return matching
 
 
-def width_of_features(settings: dict[str, Any], spec: DatasetSpec) -> int:
-    """Return the length of a feature vector of the configured network."""
-    return network_builder(settings["network"], spec)(torch.Generator()).num_features
+@cache
+def width_of_features(network: str, spec: DatasetSpec) -> int:
+    """Return the length of a feature vector of a network, which is built to know it, once.
+
+    Args:
+        network: Configured network as JSON.
+        spec: Data set it looks at.
+
+    Raises:
+        InputError: If the network cannot be built.
+    """
+    return network_builder(json.loads(network), spec)(torch.Generator()).num_features
 
 
 def build_base(settings: dict[str, Any], geometry: ProductManifold, num_features: int) -> Any:
