@@ -1,9 +1,10 @@
-"""A network by name: the ConvNets of the literature, or any model of timm."""
+"""A network by name: the ConvNets and ResNets of the literature, or any model of timm."""
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,9 +12,14 @@ from torch import Tensor, nn
 
 from geodm_lightning.networks.convnet import DEPTHS, ConvNet
 from geodm_lightning.networks.network import Network
+from geodm_lightning.networks.resnet import ResNet
 from geodm_lightning.types import InputError
 
-OWN_NAMES = ("convnet", *(f"convnet_d{depth}" for depth in DEPTHS))
+RESNETS: Mapping[str, Mapping[str, Any]] = {
+    "resnet_ap10": {"depth": 10, "shrink": "average"},
+    "resnet18_in": {"depth": 18, "shrink": "stride"},
+}
+OWN_NAMES = ("convnet", *(f"convnet_d{depth}" for depth in DEPTHS), *RESNETS)
 
 
 def build_network(
@@ -28,12 +34,14 @@ def build_network(
     """Build a network with fresh weights.
 
     Args:
-        name: ``convnet`` (depth fits the resolution), ``convnet_d3`` to ``_d6``, or any timm name.
+        name: ``convnet`` (depth fits the resolution), ``convnet_d3`` to ``_d6``, ``resnet_ap10``
+            and ``resnet18_in`` (instance norm), or any timm name.
         num_classes: Number of logits.
         channels: Colour channels of the images.
         resolution: Height and width of the images in pixels.
         generator: Source of the weights; no other randomness is read or changed.
-        options: Passed to :class:`ConvNet` (``depth``, ``width``) or to the timm model.
+        options: Passed to :class:`ConvNet` (``depth``, ``width``), to :class:`ResNet`
+            (``width``) or to the timm model.
 
     Returns:
         A network on the CPU, in train mode.
@@ -51,11 +59,18 @@ def build_network(
     shape = {"num_classes": num_classes, "channels": channels, "resolution": resolution}
     if name not in OWN_NAMES:
         return TimmNetwork(name, **shape, generator=generator, options=options)
+    if name in RESNETS:
+        _check_options(options, "ResNet", ("width",))
+        return ResNet(**shape, generator=generator, **{**RESNETS[name], **options})
     if match := re.fullmatch(r"convnet_d(\d)", name):
         options = {"depth": int(match[1]), **options}
-    if unknown := set(options) - {"depth", "width"}:
-        raise InputError(f"unknown ConvNet option {min(unknown)!r}; valid: depth, width")
+    _check_options(options, "ConvNet", ("depth", "width"))
     return ConvNet(**shape, generator=generator, **options)
+
+
+def _check_options(options: dict[str, Any], kind: str, valid: tuple[str, ...]) -> None:
+    if unknown := set(options) - set(valid):
+        raise InputError(f"unknown {kind} option {min(unknown)!r}; valid: {', '.join(valid)}")
 
 
 class TimmNetwork(Network):
