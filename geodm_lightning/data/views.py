@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from scipy.special import betaincinv
 from torch import Tensor
+from torch.nn import functional as F
 
 from geodm_lightning.data.batches import Fetch
 from geodm_lightning.randomness import counter_uniform
@@ -139,8 +140,8 @@ def render(fetch: Fetch, indices: Tensor, views: Views, recipe: ViewRecipe) -> T
 
     A crop is resampled by a triangle filter that is widened where pixels are merged, one axis
     after the other: bilinear interpolation when enlarging, antialiased as by torchvision and
-    Pillow when reducing. Neighbours of the crop are read where there are any. Every number comes
-    out of the same few products and sums whatever the batch, so views are the same bit for bit.
+    Pillow when reducing. Neighbours of the crop are read where there are any. Every pixel comes out
+    of the same few products and sums whatever the batch: on a CPU it is the same bit for bit.
 
     Args:
         fetch: Maps indices ``(n,)`` to normalised square images ``(n, ch, side, side)``.
@@ -183,38 +184,42 @@ def crop(images: Tensor, crops: Crops, *, resolution: int) -> Tensor:
     if images.shape[-1] != images.shape[-2]:
         raise InputError(f"views need square images, got {tuple(images.shape[-2:])} pixels")
     tops, lefts, heights, widths = crops.boxes.T
-    images = _resampled(images, tops, heights, resolution)
-    images = _resampled(images.mT, lefts, widths, resolution).mT
+    rows = _resampled(images.transpose(1, 2), tops, heights, resolution)
+    columns = _resampled(rows.permute(0, 3, 2, 1), lefts, widths, resolution)
+    images = columns.permute(0, 2, 3, 1)
     mirrored = crops.mirrored.to(images.device)[:, None, None, None]
     return torch.where(mirrored, images.flip(-1), images)
 
 
-def _resampled(images: Tensor, starts: Tensor, lengths: Tensor, resolution: int) -> Tensor:
-    """Read ``resolution`` rows from a stretch of the rows of every image.
+def _resampled(lines: Tensor, starts: Tensor, lengths: Tensor, resolution: int) -> Tensor:
+    """Read a stretch of the lines of every image at ``resolution`` places.
 
     Args:
-        images: ``(n, ch, side, width)``.
-        starts: ``(n,)`` first row in shares of the side.
-        lengths: ``(n,)`` rows in shares of the side.
-        resolution: Rows of the result.
+        lines: ``(n, side, ...)`` rows or columns of images.
+        starts: ``(n,)`` where the stretch begins, in shares of the side.
+        lengths: ``(n,)`` how long it is, in shares of the side.
+        resolution: Lines of the result.
+
+    Returns:
+        Lines ``(n, resolution, ...)``, each a weighted sum of a few neighbours.
     """
-    side = images.shape[-2]
-    step = (lengths * side / resolution)[:, None]  # rows of the image per row of the result
+    num_images, side = lines.shape[:2]
+    step = (lengths * side / resolution)[:, None]  # lines of the image per line of the result
     support = step.clamp(min=1.0)
     centres = (starts * side)[:, None] + step * (torch.arange(resolution) + 0.5)
-    first = (centres - support).floor().long()
-    # Rows that any crop of this side may touch: a number that does not depend on the batch.
-    taps = torch.arange(2 * math.ceil(max(side / resolution, 1.0)) + 1)
-    rows = first[..., None] + taps
-    weights = (1 - (rows + 0.5 - centres[..., None]).abs() / support[..., None]).clamp(min=0)
-    weights = weights * ((rows >= 0) & (rows < side))
-    weights = (weights / weights.sum(-1, keepdim=True)).to(images)[:, None, :, None]
-    rows = rows.clamp(0, side - 1).to(images.device)[:, None, :, None]
-    shape = (*images.shape[:2], resolution, images.shape[-1])
-    result = images.new_zeros(shape)
-    for tap in range(len(taps)):
-        result = result + images.gather(2, rows[..., tap].expand(shape)) * weights[..., tap]
-    return result
+    # As many taps as any crop may need: a number that does not depend on the batch.
+    taps = torch.arange(math.ceil(2 * max(side / resolution, 1.0)))
+    places = (centres - support + 0.5).floor().long()[..., None] + taps
+    weights = (1 - (places + 0.5 - centres[..., None]).abs() / support[..., None]).clamp(min=0)
+    weights = weights * ((places >= 0) & (places < side))
+    weights = (weights / weights.sum(-1, keepdim=True)).to(lines)
+    offsets = torch.arange(num_images)[:, None, None] * side
+    places = (places.clamp(0, side - 1) + offsets).to(lines.device)
+    table = lines.reshape(num_images * side, -1)
+    read = F.embedding_bag(
+        places.flatten(0, 1), table, per_sample_weights=weights.flatten(0, 1), mode="sum"
+    )
+    return read.view(num_images, resolution, *lines.shape[2:])
 
 
 def _crops(recipe: ViewRecipe, seed: int, epoch: int, images: Tensor) -> Crops:
