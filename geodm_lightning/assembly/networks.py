@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from geodm_lightning.assembly.options import capped
+from geodm_lightning.assembly.options import capped, network_options
 from geodm_lightning.data.augment import augmentation_for
 from geodm_lightning.data.datamodule import RealDataModule
 from geodm_lightning.distillers.pretrain import PretrainSettings, State, pretrained_states
@@ -24,7 +24,7 @@ def network_builder(
     network: dict[str, Any], spec: DatasetSpec
 ) -> Callable[[torch.Generator], Network]:
     """Return a function that builds the configured network from a generator."""
-    options = {k: v for k, v in network.items() if k != "name" and v is not None}
+    options = network_options(network)
 
     def build(generator: torch.Generator) -> Network:
         return build_network(

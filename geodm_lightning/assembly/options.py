@@ -29,6 +29,11 @@ def capped(published: int, cap: int | None) -> int:
     return published if cap is None else min(published, cap)
 
 
+def network_options(network: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a configured network: all that is set, its name aside."""
+    return {key: value for key, value in network.items() if key != "name" and value is not None}
+
+
 def num_iterations(settings: dict[str, Any]) -> int:
     """Return the iterations of this run: the published number under the schedule's cap."""
     return capped(settings["distiller"]["num_iterations"], settings["schedule"]["max_iterations"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from geodm_lightning.assembly.options import capped
+from geodm_lightning.assembly.options import capped, network_options
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.types import DatasetSpec
 
@@ -13,11 +13,10 @@ from geodm_lightning.types import DatasetSpec
 def build_protocol(settings: dict[str, Any], spec: DatasetSpec) -> Protocol:
     """Build the protocol under the schedule's caps, fitted to the data set."""
     evaluation, schedule = settings["evaluation"], settings["schedule"]
-    student = {k: v for k, v in evaluation["student"].items() if v is not None}
     protocol = Protocol(
         **evaluation["protocol"],
-        network=student.pop("name"),
-        network_options=student,
+        network=evaluation["student"]["name"],
+        network_options=network_options(evaluation["student"]),
         num_students=capped(evaluation["num_students"], schedule["max_students"]),
     )
     if schedule["max_student_epochs"] is not None:
