@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from geodm_lightning.geometry.euclidean import Euclidean
 from geodm_lightning.geometry.hyperbolic import Hyperbolic
-from geodm_lightning.geometry.manifold import Euclidean, Manifold
+from geodm_lightning.geometry.manifold import Manifold
 from geodm_lightning.geometry.spherical import Spherical
 from geodm_lightning.geometry.stereographic import Stereographic
 from geodm_lightning.types import InputError

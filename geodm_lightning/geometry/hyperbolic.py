@@ -76,12 +76,12 @@ class Hyperbolic(Curved):
         scale = torch.where(away, log_ratio / torch.where(away, length, 1), 1 / shortfall)
         return mean * (scale / self.sqrt_magnitude)[..., None]
 
-    def embed(self, u: Tensor) -> Tensor:
-        """Spatial Lorentz coordinates, ``(..., n, d)``.
+    def lift(self, radius: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Lead to the spatial Lorentz coordinates; see :meth:`Manifold.lift`.
 
         The time coordinate is left out: it is a function of the spatial ones.
         """
-        return self.expmap0(u)[..., 1:]
+        return self._ratio(self.sqrt_magnitude * radius), None
 
 
 def mean_shortfall(
@@ -103,7 +103,7 @@ def mean_shortfall(
         Time less spatial length of the mean at unit curvature, shape ``(...,)``.
     """
     with torch.autocast(device_type=u.device.type, enabled=False):
-        off = u - radius[..., None] @ direction[..., None, :]
+        off = u + (-radius)[..., None] @ direction[..., None, :]
         behind = -(direction[..., None, :] @ u.mT)[..., 0, :]
     off = torch.linalg.vector_norm(off, dim=-1).square()
     slack = torch.where(radius > 0, off / (2 * torch.where(radius > 0, radius, 1)), behind)

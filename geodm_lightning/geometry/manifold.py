@@ -1,4 +1,4 @@
-r"""What every factor manifold answers, and the flat space.
+r"""What every factor manifold answers.
 
 A point is carried in normal coordinates: as the tangent vector ``u`` at the origin whose
 exponential is the point. On a space of constant curvature the distance of two points
@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from geodm_lightning.geometry.embedding import Embedding
 
 
 class Separation(NamedTuple):
@@ -84,6 +86,11 @@ def paired(u: Tensor, v: Tensor) -> Separation:
     return Separation(a, b, torch.where(close, gap_close, gap_far), difference)
 
 
+def radius_of(u: Tensor) -> Tensor:
+    """Radii ``(..., n)`` of points ``(..., n, d)``."""
+    return torch.linalg.vector_norm(at_least_float32(u), dim=-1)
+
+
 def square_root(squared: Tensor) -> Tensor:
     """Square root with a zero gradient at zero."""
     positive = squared > 0
@@ -140,8 +147,34 @@ class Manifold(nn.Module, ABC):
         """Lead ambient coordinates back to normal coordinates ``(..., d)``."""
 
     @abstractmethod
+    def lift(self, radius: Tensor) -> tuple[Tensor, Tensor | None]:
+        """How a point is embedded: its tangent times a scale, and a height above the origin.
+
+        Both depend on the radius alone, so what is linear in the tangents of many points, a
+        product with frequencies say, need not know the curvature.
+
+        Args:
+            radius: Radii ``|u|``, shape ``(..., n)``.
+
+        Returns:
+            The scale and the height, ``(..., n)`` each; no height where the embedding has no
+            coordinate but those of the tangent.
+        """
+
     def embed(self, u: Tensor) -> Tensor:
-        """Coordinates in which characteristic functions are taken, ``(..., n, e)``."""
+        """Coordinates in which characteristic functions are taken, see :meth:`lift`.
+
+        Args:
+            u: Normal coordinates, shape ``(..., n, d)``.
+
+        Returns:
+            ``(..., n, d)``, or ``(..., n, d + 1)`` with the height first.
+        """
+        return self.embedding(u, radius_of(u)).coordinates()
+
+    def embedding(self, u: Tensor, radius: Tensor) -> Embedding:
+        """The same taken apart, of points ``(..., n, d)`` whose radii ``(..., n)`` are known."""
+        return Embedding(at_least_float32(u), radius, *self.lift(radius))
 
     @abstractmethod
     def seen_from(self, u: Tensor, origin: Tensor) -> Tensor:
@@ -198,52 +231,3 @@ class Manifold(nn.Module, ABC):
     def cdist(self, u: Tensor, v: Tensor) -> Tensor:
         """Distances ``(..., n, m)`` between ``(..., n, d)`` and ``(..., m, d)``."""
         return square_root(self.squared_distance(*pairwise(u, v)[:3]))
-
-
-class Euclidean(Manifold):
-    """Flat space: normal, ambient and embedded coordinates are the same."""
-
-    zero: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("zero", torch.zeros(()), persistent=False)
-
-    @property
-    def curvature(self) -> Tensor:
-        """Zero."""
-        return self.zero
-
-    def squared_distance(
-        self, a: Tensor, b: Tensor, gap: Tensor, *, difference: Tensor | None = None
-    ) -> Tensor:
-        """``(a - b)^2 + 2 gap``; see :meth:`Manifold.squared_distance`."""
-        return (a - b if difference is None else difference).square() + 2 * gap
-
-    def dist2(self, u: Tensor, v: Tensor) -> Tensor:
-        """``|u - v|^2`` itself; see :meth:`Manifold.dist2`."""
-        return (at_least_float32(u) - at_least_float32(v)).square().sum(-1)
-
-    def centroid(self, u: Tensor) -> Tensor:
-        """Mean of ``(..., n, d)``: ``(..., d)``."""
-        return at_least_float32(u).mean(-2)
-
-    def expmap0(self, u: Tensor) -> Tensor:
-        """Return ``u``."""
-        return u
-
-    def logmap0(self, x: Tensor) -> Tensor:
-        """Return ``x``."""
-        return x
-
-    def embed(self, u: Tensor) -> Tensor:
-        """Return ``u``."""
-        return u
-
-    def seen_from(self, u: Tensor, origin: Tensor) -> Tensor:
-        """``u - origin``; see :meth:`Manifold.seen_from`."""
-        return at_least_float32(u) - at_least_float32(origin)[..., None, :]
-
-    def view(self, radius: Tensor, origin: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
-        """``1, -1``; see :meth:`Manifold.view`."""
-        return torch.ones_like(inner), -torch.ones_like(inner)

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from geodm_lightning.geometry.curved import CURVATURE_RANGE
+from geodm_lightning.geometry.embedding import Embedding
+from geodm_lightning.geometry.euclidean import Euclidean
 from geodm_lightning.geometry.factors import build_factors
 from geodm_lightning.geometry.heads import Heads, IdentityHeads, build_heads, each_once
-from geodm_lightning.geometry.manifold import Euclidean, Manifold, at_least_float32, pairwise
+from geodm_lightning.geometry.manifold import Manifold, pairwise, radius_of
 from geodm_lightning.geometry.weights import SKIP_BELOW, WeightedFactors
 
 
@@ -70,8 +72,7 @@ class ProductManifold(WeightedFactors):
             u: Features, shape ``(..., n, d)``.
 
         Returns:
-            One tensor ``(..., n, d_g)`` for each factor; factors that see all features share
-            the very same tensor.
+            A tensor ``(..., n, d_g)`` for each factor; the very same where all see everything.
         """
         return self.heads(u, self._active)
 
@@ -106,7 +107,7 @@ class ProductManifold(WeightedFactors):
         Returns:
             Costs of shape ``(..., n, m)``.
         """
-        return self._weighted_sum(self.factor_costs(u, v))
+        return self.weighted_sum(self.factor_costs(u, v))
 
     def centroid_cost(self, u: Tensor, v: Tensor) -> Tensor:
         """Squared product distance between the centroids of two sets.
@@ -128,15 +129,10 @@ class ProductManifold(WeightedFactors):
             y: The same of the other points.
 
         Returns:
-            Squared distances of shape ``(...,)``.
+            Squared distances, shape ``(...,)``.
         """
         pairs = zip(self.active_factors(), x, y, strict=True)
-        return self._weighted_sum([factor.dist2(a, b) for (_, factor, _), a, b in pairs])
-
-    def _weighted_sum(self, terms: Sequence[Tensor]) -> Tensor:
-        """Sum of one term per factor in use, each times its weight."""
-        weighted = [w * term for (_, _, w), term in zip(self.active_factors(), terms, strict=True)]
-        return sum(weighted[1:], start=weighted[0])
+        return self.weighted_sum([factor.dist2(a, b) for (_, factor, _), a, b in pairs])
 
     def embed(self, u: Tensor) -> list[Tensor]:
         """Coordinates ``sqrt(weight) * factor.embed(u)`` of the factors in use.
@@ -148,9 +144,17 @@ class ProductManifold(WeightedFactors):
             One tensor ``(..., n, d)`` for each factor, ``(..., n, d + 1)`` for a sphere; the
             Euclidean factor comes first, the others in their own order.
         """
-        items = zip(self.active_factors(), self.coordinates(u), strict=True)
+        return [embedding.coordinates() for embedding in self.embeddings(u)]
+
+    def embeddings(self, u: Tensor) -> list[Embedding]:
+        """The same taken apart; factors that see all features share the very same tangents."""
+        points = self.coordinates(u)
+        items = zip(self.active_factors(), points, each_once(radius_of, points), strict=True)
         ordered = sorted(items, key=lambda item: not isinstance(item[0][1], Euclidean))
-        return [weight.sqrt() * factor.embed(own) for (_, factor, weight), own in ordered]
+        return [
+            factor.embedding(own, radius).times(weight.sqrt())
+            for (_, factor, weight), own, radius in ordered
+        ]
 
     def radius_penalty(self, u: Tensor) -> Tensor:
         """Sum of the factors' penalties over the curvatures that are being learned.
@@ -162,7 +166,7 @@ class ProductManifold(WeightedFactors):
             Penalties of shape ``(...,)``; zeros when no curvature is learned. See the
             ``radius_penalty`` of each factor.
         """
-        radii = each_once(_radius, self.coordinates(u))
+        radii = each_once(radius_of, self.coordinates(u))
         penalty = torch.zeros_like(radii[0][..., 0])
         for (_, factor, _), radius in zip(self.active_factors(), radii, strict=True):
             if factor.learnable:
@@ -174,10 +178,6 @@ class ProductManifold(WeightedFactors):
         for _, factor in self.named_factors():
             factor.clamp_()
         self.heads.clamp_()
-
-
-def _radius(u: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(at_least_float32(u), dim=-1)
 
 
 def build_product(

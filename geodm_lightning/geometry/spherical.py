@@ -67,16 +67,14 @@ class Spherical(Curved):
         tiny = torch.finfo(mean.dtype).eps
         return self.logmap0(mean / (self.sqrt_magnitude * length.clamp(min=tiny)))
 
-    def embed(self, u: Tensor) -> Tensor:
-        r"""Sphere coordinates seen from the origin, ``(..., n, d + 1)``.
+    def lift(self, radius: Tensor) -> tuple[Tensor, Tensor | None]:
+        r"""Lead to the sphere coordinates seen from the origin; see :meth:`Manifold.lift`.
 
         The pole coordinate stays, since the spatial ones alone take a point and its mirror
         image across the equator for one. It is measured from the origin,
         :math:`(\cos(\sqrt c\, a) - 1)/\sqrt c`, so that the embedding tends to ``u`` as the
         curvature tends to zero. A translation leaves all chord lengths as they are.
         """
-        u = at_least_float32(u)
-        angle = self.sqrt_magnitude * torch.linalg.vector_norm(u, dim=-1, keepdim=True)
+        angle = self.sqrt_magnitude * radius
         half = torch.sin(angle.clamp(max=self.max_angle) / 2)
-        pole = -2 * half.square() / self.sqrt_magnitude
-        return torch.cat([pole, self._ratio(angle) * u], dim=-1)
+        return self._ratio(angle), -2 * half.square() / self.sqrt_magnitude

@@ -146,9 +146,10 @@ class Stereographic(Manifold):
         far = torch.where(self.kappa > 0, round_, open_)
         return torch.where(near, series / torch.where(near, height, 1), far)[..., None] * mean
 
-    def embed(self, u: Tensor) -> Tensor:
-        """Twice the stereographic coordinates, ``(..., n, d)``; they tend to ``u`` when flat."""
-        return 2 * self.expmap0(u)
+    def lift(self, radius: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Lead to twice the stereographic coordinates, which tend to ``u`` when flat."""
+        held = self._held_radius(radius)
+        return _share(held, radius) * self._ratio(held / 2) / self._cosine(held / 2), None
 
     def seen_from(self, u: Tensor, origin: Tensor) -> Tensor:
         """See :meth:`Manifold.seen_from` and :mod:`geodm_lightning.geometry.translation`."""

@@ -9,7 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from geodm_lightning.geometry.manifold import Euclidean, Manifold
+from geodm_lightning.geometry.euclidean import Euclidean
+from geodm_lightning.geometry.manifold import Manifold
 from geodm_lightning.types import InputError
 
 LEARNING = ("fixed", "joint", "adversarial", "from_real")
@@ -99,6 +100,11 @@ class WeightedFactors(nn.Module):
     def named_factors(self) -> list[tuple[str, Manifold]]:
         """Name and manifold of every factor, those left out included."""
         return cast("list[tuple[str, Manifold]]", list(self.factors.items()))
+
+    def weighted_sum(self, terms: Sequence[Tensor]) -> Tensor:
+        """Sum of one term per factor in use, each times its weight."""
+        weighted = [w * term for (_, _, w), term in zip(self.active_factors(), terms, strict=True)]
+        return sum(weighted[1:], start=weighted[0])
 
     def entropy(self) -> Tensor:
         """Entropy of the weights in nats, a scalar; 0 when one factor has it all."""

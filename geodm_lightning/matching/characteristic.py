@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.autograd.function import once_differentiable
 
+from geodm_lightning.geometry.embedding import Embedding
 from geodm_lightning.geometry.product import ProductManifold
 from geodm_lightning.matching.sampler import FrequencySampler
 from geodm_lightning.matching.scaling import ScaledFeatures
@@ -94,53 +96,77 @@ class CharacteristicMatching(nn.Module):
         Returns:
             Losses of shape ``(C,)``, without unit.
         """
-        blocks = geometry.embed(features.real)
-        frequencies = draw_frequencies(blocks, self.num_frequencies, generator=generator)
-        if self.sampler is not None:
-            frequencies = self.sampler(frequencies)
-        real = _characteristic(blocks, frequencies)
-        synthetic = _characteristic(geometry.embed(features.synthetic), frequencies)
+        points = geometry.embeddings(features.real)
+        frequencies = self._frequencies(points, generator)
+        real = _characteristic(points, frequencies)
+        synthetic = _characteristic(geometry.embeddings(features.synthetic), frequencies)
 
         amplitude_gap = (_modulus(real) - _modulus(synthetic)).square()
         phase_gap = (real - synthetic).square().sum(-2) - amplitude_gap
         squared = self.amplitude * amplitude_gap + self.phase * phase_gap.clamp(min=_FLOOR)
         return self.scale * squared.clamp(min=_FLOOR * _FLOOR).sqrt().mean(-1)
 
+    def _frequencies(
+        self, points: Sequence[Embedding], generator: torch.Generator
+    ) -> Sequence[Tensor]:
+        """Frequencies ``(num_frequencies, width)`` of each block of coordinates."""
+        widths = [block.width for block in points]
+        blocks = draw_frequencies(
+            widths, self.num_frequencies, like=points[0].tangent, generator=generator
+        )
+        if self.sampler is None:
+            return blocks
+        return self.sampler(torch.cat(blocks, dim=-1)).split(widths, dim=-1)
+
 
 def draw_frequencies(
-    blocks: Sequence[Tensor], num_frequencies: int, *, generator: torch.Generator
-) -> Tensor:
+    widths: Sequence[int], num_frequencies: int, *, like: Tensor, generator: torch.Generator
+) -> list[Tensor]:
     """Draw standard Gaussian frequencies, one block of coordinates after the other.
 
     A product whose first block is flat therefore shares that block's frequencies with the
     flat space alone.
 
     Args:
-        blocks: Coordinates ``(..., n, d_g)`` whose widths, dtype and device are taken.
+        widths: Width of each block.
         num_frequencies: How many frequencies.
+        like: Tensor whose dtype and device are taken.
         generator: Source of the draw; it may be on another device.
 
     Returns:
-        Frequencies of shape ``(num_frequencies, sum of d_g)``.
+        One tensor ``(num_frequencies, width)`` for each block.
     """
-    drawn = [
-        torch.randn(
-            num_frequencies,
-            block.shape[-1],
-            generator=generator,
-            device=generator.device,
-            dtype=block.dtype,
-        )
-        for block in blocks
-    ]
-    return torch.cat(drawn, dim=-1).to(blocks[0].device)
+    draw = partial(torch.randn, generator=generator, device=generator.device, dtype=like.dtype)
+    return [draw(num_frequencies, width).to(like.device) for width in widths]
 
 
-def _characteristic(blocks: Sequence[Tensor], frequencies: Tensor) -> Tensor:
+def _characteristic(points: Sequence[Embedding], frequencies: Sequence[Tensor]) -> Tensor:
     """Real and imaginary part of the characteristic function, ``(..., 2, num_frequencies)``."""
-    points = functional.normalize(torch.cat(list(blocks), dim=-1), dim=-1)
-    angles = points @ frequencies.mT
-    return torch.stack([angles.cos().mean(-2), angles.sin().mean(-2)], dim=-2)
+    length = torch.linalg.vector_norm(torch.stack([p.length() for p in points], dim=-1), dim=-1)
+    shrink = 1 / length.clamp(min=_FLOOR)
+    products = [p.times(shrink).inner(t) for p, t in zip(points, frequencies, strict=True)]
+    angles = sum(products[1:], start=products[0])
+    return cast("Tensor", _MeanWave.apply(angles))
+
+
+class _MeanWave(torch.autograd.Function):
+    """Mean cosine and sine of angles ``(..., n, m)``: ``(..., 2, m)``.
+
+    The two are each other's slopes: kept from the way there, none is computed on the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, angles: Tensor) -> Tensor:
+        cos, sin = angles.cos(), angles.sin()
+        ctx.save_for_backward(cos, sin)
+        return torch.stack([cos.mean(-2), sin.mean(-2)], dim=-2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        cos, sin = ctx.saved_tensors
+        real, imaginary = (gradient / cos.shape[-2]).split(1, dim=-2)
+        return (cos * imaginary).addcmul_(sin, real, value=-1)
 
 
 def _modulus(characteristic: Tensor) -> Tensor:

@@ -25,8 +25,21 @@ from geodm_lightning.geometry.product import ProductManifold
 from geodm_lightning.types import InputError
 
 
-def covariance_cost(real: Tensor, synthetic: Tensor, geometry: ProductManifold) -> Tensor:
-    """Weighted squared distance of the covariances of two sets seen from the first's centroid.
+class MomentCosts(NamedTuple):
+    """How far apart two sets are in their first two moments.
+
+    Attributes:
+        means: Weighted squared distances of the centroids, shape ``(...,)``.
+        covariances: Weighted squared distances of the covariances seen from the first set's
+            centroid, shape ``(...,)``, in the fourth power of the unit of the features.
+    """
+
+    means: Tensor
+    covariances: Tensor
+
+
+def moment_costs(real: Tensor, synthetic: Tensor, geometry: ProductManifold) -> MomentCosts:
+    """Compare the moments of two sets, by heads and centroids that are computed once.
 
     Args:
         real: Features ``(..., n, d)``, n at least 2.
@@ -34,18 +47,19 @@ def covariance_cost(real: Tensor, synthetic: Tensor, geometry: ProductManifold) 
         geometry: Product manifold the features are points of.
 
     Returns:
-        Costs of shape ``(...,)``, in the fourth power of the unit of the features.
+        Costs of shape ``(...,)``; that of the means is the geometry's ``centroid_cost``.
 
     Raises:
         InputError: If a set has fewer than two points.
 
     Example:
-        Variances 2 and 8 along the one axis there is.
+        Equal means, and variances 2 and 8 along the one axis there is.
 
         >>> from geodm_lightning.geometry import build_product
         >>> x = torch.tensor([[-1.0], [1.0]])
-        >>> covariance_cost(x, 2 * x, build_product(["euclidean"], curvature=1.0)).item()
-        36.0
+        >>> costs = moment_costs(x, 2 * x, build_product(["euclidean"], curvature=1.0))
+        >>> costs.means.item(), costs.covariances.item()
+        (0.0, 36.0)
     """
     for side in (real, synthetic):
         if side.shape[-2] < 2:
@@ -54,15 +68,16 @@ def covariance_cost(real: Tensor, synthetic: Tensor, geometry: ProductManifold) 
                 "ipc or factor, or match means alone"
             )
     points, others = geometry.coordinates(real), geometry.coordinates(synthetic)
+    factors = [factor for _, factor, _ in geometry.active_factors()]
     with torch.autocast(device_type=real.device.type, enabled=False):
-        deviations = each_once(_Deviations.of, points, others)
-        gaps = [
-            weight * _seen_gap(deviation, factor, factor.centroid(u))
-            for (_, factor, weight), deviation, u in zip(
-                geometry.active_factors(), deviations, points, strict=True
-            )
-        ]
-    return torch.stack(gaps).sum(0)
+        origins, images = (
+            [factor.centroid(u) for factor, u in zip(factors, side, strict=True)]
+            for side in (points, others)
+        )
+        sets = each_once(_Deviations.of, points, others)
+        gaps = [_seen_gap(*seen) for seen in zip(sets, factors, origins, strict=True)]
+        means = geometry.squared_distance(origins, images)
+        return MomentCosts(means, geometry.weighted_sum(gaps))
 
 
 def outer_gap(a: Tensor, b: Tensor) -> Tensor:

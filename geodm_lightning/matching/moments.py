@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geodm_lightning.geometry.product import ProductManifold
-from geodm_lightning.matching.covariances import covariance_cost
+from geodm_lightning.matching.covariances import moment_costs
 from geodm_lightning.matching.scaling import ScaledFeatures
 from geodm_lightning.types import InputError
 
@@ -134,7 +134,7 @@ class CovarianceMatching(MeanMatching):
         Raises:
             InputError: If a class has fewer than two real or two synthetic features.
         """
-        means = super().forward(features, geometry, generator=generator)
+        costs = moment_costs(features.real, features.synthetic, geometry)
         factor = self.covariance_weight / features.real.shape[-1]
-        gaps = covariance_cost(features.real, features.synthetic, geometry)
-        return means + factor * features.norm**4 * gaps
+        norm = features.norm
+        return norm.square() * costs.means + factor * norm**4 * costs.covariances

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from geodm_lightning.geometry import Euclidean, Hyperbolic, Manifold, ProductManifold, Spherical
+from geodm_lightning.geometry.heads import each_once
 from geodm_lightning.matching.projections import (
     Shadows,
     cast_shadows,
@@ -93,18 +94,27 @@ class Slices:
         Returns:
             One tensor ``(...,)`` in squared lengths for each of ``active_factors()``.
         """
-        shared: dict[int, tuple[Shadows, Shadows]] = {}
+
+        def cast(x: Tensor, y: Tensor) -> tuple[Shadows, Shadows]:
+            directions = draw_directions(x, self.num_slices, generator=generator)
+            return cast_shadows(x, directions), cast_shadows(y, directions)
+
+        factors = [factor for _, factor, _ in geometry.active_factors()]
+        sides = geometry.coordinates(u), geometry.coordinates(v)
+        radial = [i for i, factor in enumerate(factors) if not self._cuts_planes(factor)]
+        shared = each_once(cast, *([side[i] for i in radial] for side in sides))
+        shadows = dict(zip(radial, shared, strict=True))
         costs = []
-        real, synthetic = geometry.coordinates(u), geometry.coordinates(v)
-        for (_, factor, _), x, y in zip(geometry.active_factors(), real, synthetic, strict=True):
-            if isinstance(factor, Spherical) and self.spherical == "great_circles":
+        for i, (factor, x, y) in enumerate(zip(factors, *sides, strict=True)):
+            if i in shadows:
+                costs.append(x.shape[-1] * self._radial_cost(factor, *shadows[i]))
+            else:
                 costs.append(self._great_circle_cost(factor, x, y, generator))
-                continue
-            if id(x) not in shared:
-                directions = draw_directions(x, self.num_slices, generator=generator)
-                shared[id(x)] = cast_shadows(x, directions), cast_shadows(y, directions)
-            costs.append(x.shape[-1] * self._radial_cost(factor, *shared[id(x)]))
         return costs
+
+    def _cuts_planes(self, factor: Manifold) -> bool:
+        """Whether slices of a factor are uniform planes, which shadows do not serve."""
+        return isinstance(factor, Spherical) and self.spherical == "great_circles"
 
     def _radial_cost(self, factor: Manifold, x: Shadows, y: Shadows) -> Tensor:
         """Mean cost over slices that follow from shadows."""
@@ -117,9 +127,10 @@ class Slices:
         return line_cost(x.along, y.along).mean(-1)
 
     def _great_circle_cost(
-        self, factor: Spherical, x: Tensor, y: Tensor, generator: torch.Generator
+        self, factor: Manifold, x: Tensor, y: Tensor, generator: torch.Generator
     ) -> Tensor:
         """Mean cost over the great circles of uniform planes."""
+        assert isinstance(factor, Spherical)
         planes = draw_planes(x, self.num_slices, generator=generator)
         cost = circle_cost(*(great_circle_coordinates(factor, points, planes) for points in (x, y)))
         return cost.mean(-1) * (2 * math.pi / factor.sqrt_magnitude).square()

@@ -2,9 +2,12 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from geodm_lightning.geometry import build_product
-from geodm_lightning.matching import CharacteristicMatching, scale_features
+from geodm_lightning.matching import CharacteristicMatching, FrequencySampler, scale_features
+from geodm_lightning.matching.characteristic import draw_frequencies
 from geodm_lightning.types import InputError
 
 
@@ -73,6 +76,65 @@ def test_product_is_ncfm_on_the_weighted_coordinates(features, device):
     )
     expected = [ncfm(r, s, frequencies, 0.5, 0.5) for r, s in zip(one, other, strict=True)]
     torch.testing.assert_close(loss(geometry, real, synthetic), torch.stack(expected))
+
+
+def plain(matching, scaled, geometry):
+    """The loss by concatenated, normalised coordinates and one product with all frequencies."""
+    widths = [block.shape[-1] for block in geometry.embed(scaled.real)]
+    noise = draw_frequencies(
+        widths, matching.num_frequencies, like=scaled.real, generator=generator()
+    )
+    frequencies = torch.cat(noise, dim=-1)
+    if matching.sampler is not None:
+        frequencies = matching.sampler(frequencies)
+    waves = []
+    for side in (scaled.real, scaled.synthetic):
+        points = functional.normalize(torch.cat(geometry.embed(side), dim=-1), dim=-1)
+        waves.append(torch.exp(1j * (points @ frequencies.mT)).mean(-2))
+    one, other = waves
+    return 300 * math.sqrt(0.5) * (one - other).abs().mean(-1)
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["gaussian", "sampler"])
+@pytest.mark.parametrize("heads", ["identity", "split", "learned"])
+def test_loss_and_gradients_are_those_of_one_product(features, device, heads, sampled):
+    names = ["hyperbolic", "euclidean", "spherical", "stereographic"]
+    dims = {"identity": None, "split": [3, 2, 2, 1], "learned": [8, 5, 8, 3]}[heads]
+    width = None if heads == "identity" else 8
+    geometry = build_product(names, curvature=0.8, heads=heads, dims=dims, num_features=width)
+    geometry.to(device, torch.float64)
+    real, synthetic, _ = scaled = scale_features(*features(torch.float64))
+    sampler = None
+    if sampled:
+        widths = [block.shape[-1] for block in geometry.embed(real)]
+        sampler = FrequencySampler(widths, generator=generator()).to(device, torch.float64)
+    matching = CharacteristicMatching(32, sampler=sampler)
+    inputs = [synthetic.requires_grad_(), *geometry.parameters(), *matching.parameters()]
+    values = (
+        matching(scaled, geometry, generator=generator()),
+        plain(matching, scaled, geometry),
+    )
+    torch.testing.assert_close(*values, rtol=1e-10, atol=0)
+    weights = torch.tensor([1.0, 2.0, 3.0]).to(real)
+    for actual, expected in zip(
+        *(torch.autograd.grad((weights * value).sum(), inputs) for value in values), strict=True
+    ):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_learned_geometry_needs_no_second_product_on_the_real_side(features, learned):
+    num_real, num_synthetic, num_frequencies = 12, 5, 16
+    scaled = scale_features(*features(torch.float32, num_real, num_synthetic))
+    scaled.synthetic.requires_grad_()
+    matching = CharacteristicMatching(num_frequencies)
+    product = 2 * 3 * num_frequencies * 3 * 8  # one point of each class on the three factors
+    with FlopCounterMode(display=False) as forward:
+        value = matching(scaled, learned, generator=generator()).sum()
+    with FlopCounterMode(display=False) as backward:
+        value.backward()
+    assert all(parameter.grad is not None for parameter in learned.parameters())
+    assert forward.get_total_flops() == (num_real + num_synthetic) * product
+    assert backward.get_total_flops() == num_synthetic * product
 
 
 def test_batched_equals_a_loop_over_classes(features, learned, dtype):

@@ -5,10 +5,14 @@ import torch
 
 from geodm_lightning.geometry import build_product
 from geodm_lightning.matching import covariances, scale_features
-from geodm_lightning.matching.covariances import covariance_cost, outer_gap
+from geodm_lightning.matching.covariances import moment_costs, outer_gap
 
 ALL = ["euclidean", "hyperbolic", "spherical", "stereographic"]
 RTOL = {torch.float32: 1e-4, torch.float64: 1e-10}
+
+
+def covariance_cost(real, synthetic, geometry):
+    return moment_costs(real, synthetic, geometry).covariances
 
 
 def plain_gap(x, y):
@@ -131,6 +135,19 @@ def test_products_are_shared_by_factors_with_the_same_coordinates(features, devi
         calls.clear()
         covariance_cost(*features(torch.float32), product(heads).to(device))
         assert len(calls) == number
+
+
+@pytest.mark.parametrize("heads", ["identity", "split", "learned"])
+def test_means_are_compared_by_the_heads_and_centroids_of_covariances(
+    features, device, dtype, heads
+):
+    real, synthetic, _ = scale_features(*features(dtype))
+    geometry = product(heads).to(device, dtype)
+    expected = geometry.centroid_cost(real, synthetic)
+    seen = []
+    geometry.heads.register_forward_hook(lambda *_: seen.append(1))
+    torch.testing.assert_close(moment_costs(real, synthetic, geometry).means, expected)
+    assert len(seen) == 2  # one side each
 
 
 def test_known_covariances(flat, device, dtype):
