@@ -42,7 +42,6 @@ class Denoiser(nn.Module):
             guides 3 of its 4); None for all.
         precision: "32-true" (whatever the weights are) or "bf16-mixed" (autocast; the samples and
             what is returned stay float32).
-        checkpointing: Whether blocks are run twice rather than kept where a gradient is asked.
 
     Raises:
         InputError: If an argument is out of range.
@@ -55,7 +54,6 @@ class Denoiser(nn.Module):
         guidance_scale: float = 4.0,
         guided_channels: int | None = 3,
         precision: str = "32-true",
-        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= guidance_scale < float("inf"):
@@ -68,8 +66,6 @@ class Denoiser(nn.Module):
         self.guidance_scale = guidance_scale
         self.guided_channels = guided_channels
         self.precision = precision
-        if checkpointing:
-            self.transformer.enable_gradient_checkpointing()
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -97,6 +93,10 @@ class Denoiser(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.transformer.parameters()).device
+
+    def save_memory(self) -> None:
+        """Run blocks twice rather than keep their activations where a gradient is asked for."""
+        self.transformer.enable_gradient_checkpointing()
 
     def train(self, mode: bool = True) -> Denoiser:
         """Stay in evaluation mode: a transformer in training mode drops labels at random."""
