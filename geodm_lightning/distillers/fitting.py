@@ -185,12 +185,12 @@ def class_costs(geometry: ProductManifold, features: Tensor) -> Tensor:
     centroids = geometry.centroids(features[:, :half])
     points = geometry.coordinates(features[:, half:])
     terms = [
-        weight * factor.squared_distance(*pairwise(own, centroid)[:3])
-        for (_, factor, weight), own, centroid in zip(
+        factor.squared_distance(*pairwise(own, centroid)[:3])
+        for (_, factor, _), own, centroid in zip(
             geometry.active_factors(), points, centroids, strict=True
         )
     ]
-    return torch.stack(terms).sum(0)
+    return geometry.weighted_sum(terms)
 
 
 def _check(parameters: list[nn.Parameter], table: ImageTable, settings: FittingSettings) -> None:
