@@ -43,6 +43,8 @@ class Denoiser(nn.Module):
         precision: "32-true" (whatever the weights are) or "bf16-mixed" (autocast; the samples and
             what is returned stay float32).
 
+        checkpointing: Whether blocks are run twice rather than kept where a gradient is asked.
+
     Raises:
         InputError: If an argument is out of range.
     """
@@ -54,6 +56,7 @@ class Denoiser(nn.Module):
         guidance_scale: float = 4.0,
         guided_channels: int | None = 3,
         precision: str = "32-true",
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= guidance_scale < float("inf"):
@@ -66,6 +69,8 @@ class Denoiser(nn.Module):
         self.guidance_scale = guidance_scale
         self.guided_channels = guided_channels
         self.precision = precision
+        if checkpointing:
+            self._keep_less()
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -93,10 +98,6 @@ class Denoiser(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.transformer.parameters()).device
-
-    def save_memory(self) -> None:
-        """Run blocks twice rather than keep their activations where a gradient is asked for."""
-        self.transformer.enable_gradient_checkpointing()
 
     def train(self, mode: bool = True) -> Denoiser:
         """Stay in evaluation mode: a transformer in training mode drops labels at random."""
@@ -139,3 +140,6 @@ class Denoiser(nn.Module):
         ):
             answer = self.transformer(latents, timestep=timesteps, class_labels=labels)
         return answer.sample.to(latents.dtype)
+
+    def _keep_less(self) -> None:
+        self.transformer.enable_gradient_checkpointing()

@@ -114,9 +114,8 @@ class DenoiserTraining(lightning.LightningModule):
         labels = torch.where(dropped.to(device), none, labels)
         kept = self._at(self._schedule.alphas_cumprod, timesteps, latents)
         noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
-        moments = (timesteps.to(device), labels)
-        output = self.transformer(noisy, timestep=moments[0], class_labels=moments[1]).sample
-        predicted, *variance = output.float().split(latents.shape[1], dim=1)
+        answer = self.transformer(noisy, timestep=timesteps.to(device), class_labels=labels)
+        predicted, *variance = answer.sample.float().split(latents.shape[1], dim=1)
         error = (predicted - noise).square().mean()
         if not variance:
             return error
@@ -221,7 +220,7 @@ def build_transformer(
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        transformer = DiTTransformer2DModel(
+        transformer: Any = DiTTransformer2DModel(
             num_attention_heads=heads,
             attention_head_dim=hidden // heads,
             in_channels=channels,
