@@ -44,7 +44,9 @@ class Candidate(NamedTuple):
 def candidate_from_set(
     distilled: DistilledSet, *, spec: DatasetSpec, device: torch.device
 ) -> Candidate:
-    """Make a distilled set ready to be judged: mosaics cut, normalised, on the device.
+    """Make a distilled set ready to be judged: mosaics cut, on the device.
+
+    Pixels of 8 bits stay that small: they are normalised when they are fetched.
 
     Args:
         distilled: The set as it is stored; ``schedule_share`` is read from its manifest.
@@ -67,21 +69,27 @@ def candidate_from_set(
             f"the set of {label} holds images of shape {tuple(distilled.images.shape[1:])}, "
             f"{spec.name} of {shape}; distil it again for this resolution"
         )
-    if not distilled.images.isfinite().all():
+    if distilled.images.is_floating_point() and not distilled.images.isfinite().all():
         raise InputError(f"the set of {label} holds pixels that are not finite; distil it again")
     decoded = distilled.decode()
-    images = normalise(decoded.images.to(device), spec)
     return Candidate(
         method=str(manifest["method"]),
         label=label,
         ipc=int(manifest["ipc"]),
         digest=distilled.digest(),
         schedule_share=manifest.get("schedule_share"),
-        fetch=lambda indices: images[indices],
+        fetch=_fetch(decoded._replace(images=decoded.images.to(device)), spec),
         labels=decoded.labels.to(device),
         cost=manifest.get("cost"),
         geometry=manifest.get("geometry"),
     )
+
+
+def _fetch(distilled: DistilledSet, spec: DatasetSpec) -> Fetch:
+    if distilled.images.is_floating_point():
+        images = normalise(distilled.images, spec)
+        return lambda indices: images[indices]
+    return lambda indices: normalise(distilled.unit_images(indices), spec)
 
 
 def candidate_from_table(table: ImageTable, *, method: str, label: str) -> Candidate:

@@ -33,15 +33,20 @@ def compare(first: EvaluationResult, second: EvaluationResult) -> Comparison:
 
     Args:
         first: Result of several seeds.
-        second: Result of the same seeds under the same protocol.
+        second: Result of the same seeds under the same protocol and supervision.
 
     Raises:
-        InputError: If protocols or seeds differ, or there are fewer than two seeds.
+        InputError: If protocols, supervisions or seeds differ, or there are fewer than two seeds.
     """
     if first.protocol.comparison_digest() != second.protocol.comparison_digest():
         raise InputError(
             f"{first.label} and {second.label} were judged under different protocols; "
             "evaluate both under one"
+        )
+    if first.supervision != second.supervision or first.teachers != second.teachers:
+        raise InputError(
+            f"students on {first.label} learned from {first.supervision.label}, those on "
+            f"{second.label} from {second.supervision.label}; compare within one supervision"
         )
     if first.seeds != second.seeds or len(first.seeds) < 2:
         raise InputError(

@@ -13,8 +13,16 @@ from geodm_lightning.data.batches import Fetch, LabelledBatches, fetch_from_tabl
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.protocol import Protocol
+from geodm_lightning.evaluation.views import (
+    ViewBatches,
+    centre_cropped,
+    input_spec,
+    view_recipe,
+)
+from geodm_lightning.labels.labeller import Labeller
 
-TEST_BATCH = 512  # images; decides memory only
+TEST_BATCH = 512  # images at most; decides memory only
+TEST_PIXELS = 2**22  # and pixels of them at most: 83 images of 224 px
 TRAINING_SAMPLE = 10_000  # most training images whose accuracy is told; evenly spaced
 
 
@@ -25,19 +33,23 @@ class PlainBatches:
         fetch: Maps indices ``(n,)`` to normalised images.
         labels: ``(N,)`` class indices.
         most: Most images to show, evenly spaced over all; None shows every one.
+        resolution: Height and width of the images, which bounds a batch.
     """
 
-    def __init__(self, fetch: Fetch, labels: Tensor, *, most: int | None = None) -> None:
+    def __init__(
+        self, fetch: Fetch, labels: Tensor, *, resolution: int, most: int | None = None
+    ) -> None:
         self._fetch = fetch
         self._labels = labels
         every = 1 if most is None else -(-len(labels) // most)
         self._indices = torch.arange(0, len(labels), every, device=labels.device)
+        self._batch_size = max(1, min(TEST_BATCH, TEST_PIXELS // resolution**2))
 
     def __len__(self) -> int:
-        return -(-len(self._indices) // TEST_BATCH)
+        return -(-len(self._indices) // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for chosen in self._indices.split(TEST_BATCH):
+        for chosen in self._indices.split(self._batch_size):
             yield self._fetch(chosen), self._labels[chosen]
 
 
@@ -51,39 +63,78 @@ class EvaluationDataModule(lightning.LightningDataModule):
     Args:
         candidate: Images to train on.
         test: Real images to test on.
-        protocol: Batch size, schedule and augmentation.
+        protocol: Batch size, schedule and augmentation or views.
         seed: Seed of the run.
         index: Position of the student.
+        labeller: Gives the answers of teachers to the views, None without teachers.
+
+    Raises:
+        InputError: If the images are smaller than what students see.
     """
 
     def __init__(
-        self, candidate: Candidate, *, test: ImageTable, protocol: Protocol, seed: int, index: int
+        self,
+        candidate: Candidate,
+        *,
+        test: ImageTable,
+        protocol: Protocol,
+        seed: int,
+        index: int,
+        labeller: Labeller | None = None,
     ) -> None:
         super().__init__()
         self._candidate = candidate
         self._test = test
-        self._batches = LabelledBatches(
-            candidate.fetch,
-            candidate.labels,
-            batch_size=protocol.batch_size,
-            num_steps=num_training_steps(candidate, protocol),
-            key=(seed, "student", index),
-            augmentation=augmentation_for(
-                test.spec, strategy=protocol.augmentation, mode=protocol.augmentation_mode
-            ),
-            cutmix_probability=protocol.cutmix_probability,
+        self._resolution = input_spec(protocol, test.spec).resolution
+        augmentation = augmentation_for(
+            test.spec, strategy=protocol.augmentation, mode=protocol.augmentation_mode
         )
+        num_steps = num_training_steps(candidate, protocol)
+        self._batches: LabelledBatches | ViewBatches
+        if protocol.views is not None:
+            self._batches = ViewBatches(
+                candidate,
+                recipe=view_recipe(protocol, test.spec),
+                batch_size=protocol.batch_size,
+                num_steps=num_steps,
+                seed=seed,
+                index=index,
+                labeller=labeller,
+                augmentation=augmentation,
+            )
+        else:
+            self._batches = LabelledBatches(
+                self._seen(candidate.fetch),
+                candidate.labels,
+                batch_size=protocol.batch_size,
+                num_steps=num_steps,
+                key=(seed, "student", index),
+                augmentation=augmentation,
+                cutmix_probability=protocol.cutmix_probability,
+            )
 
-    def train_dataloader(self) -> LabelledBatches:
-        """Return the augmented batches of all epochs."""
+    def train_dataloader(self) -> LabelledBatches | ViewBatches:
+        """Return the augmented batches, or the views, of all epochs."""
         return self._batches
 
     def test_dataloader(self) -> list[PlainBatches]:
         """Return the real test images, then the training images as they are."""
+        test, candidate, side = self._test, self._candidate, self._resolution
+        labels = test.labels.to(test.device)
+        fetch = self._seen(fetch_from_table(test))
         return [
-            PlainBatches(fetch_from_table(self._test), self._test.labels.to(self._test.device)),
-            PlainBatches(self._candidate.fetch, self._candidate.labels, most=TRAINING_SAMPLE),
+            PlainBatches(fetch, labels, resolution=side),
+            PlainBatches(
+                self._seen(candidate.fetch),
+                candidate.labels,
+                resolution=side,
+                most=TRAINING_SAMPLE,
+            ),
         ]
+
+    def _seen(self, fetch: Fetch) -> Fetch:
+        side = self._test.spec.resolution
+        return centre_cropped(fetch, side=side, resolution=self._resolution)
 
 
 def num_training_steps(candidate: Candidate, protocol: Protocol) -> int:

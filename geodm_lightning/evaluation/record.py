@@ -80,23 +80,35 @@ class RecordKey:
         set_digest: Digest of the images.
         seed: Seed of the run.
         index: Position of the student.
+        supervision_digest: Digest of what it learned from, with the labels of its teachers;
+            empty for plain hard labels.
     """
 
     protocol_digest: str
     set_digest: str
     seed: int
     index: int
+    supervision_digest: str = ""
 
     def path(self, folder: Path) -> Path:
-        """Return where the record lies; another protocol or set has another name."""
-        digests = f"{self.protocol_digest[:12]}-{self.set_digest[:12]}"
-        return folder / f"student-{digests}-seed{self.seed}-{self.index}.json"
+        """Return where the record lies; what it is of decides its name."""
+        digests = (self.protocol_digest, self.set_digest, self.supervision_digest)
+        name = "-".join(digest[:12] for digest in digests if digest)
+        return folder / f"student-{name}-seed{self.seed}-{self.index}.json"
 
 
-def write_record(folder: Path, student: StudentResult, *, protocol_digest: str) -> Path:
+def write_record(
+    folder: Path, student: StudentResult, *, protocol_digest: str, supervision_digest: str = ""
+) -> Path:
     """Write a finished student into ``folder``, whole or not at all."""
-    key = RecordKey(protocol_digest, student.set_digest, student.seed, student.index)
-    values = {"protocol_digest": protocol_digest, "student": asdict(student)}
+    key = RecordKey(
+        protocol_digest, student.set_digest, student.seed, student.index, supervision_digest
+    )
+    values = {
+        "protocol_digest": protocol_digest,
+        "supervision_digest": supervision_digest,
+        "student": asdict(student),
+    }
     return write_json(key.path(folder), values)
 
 
@@ -112,14 +124,19 @@ def read_record(folder: Path, key: RecordKey) -> StudentResult | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         student = StudentResult.from_dict(values["student"])
-        digest = values["protocol_digest"]
-        found = RecordKey(digest, student.set_digest, student.seed, student.index)
+        found = RecordKey(
+            values["protocol_digest"],
+            student.set_digest,
+            student.seed,
+            student.index,
+            values.get("supervision_digest", ""),
+        )
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise _damaged(path, f"cannot be read ({error!r})") from error
     except InputError as error:
         raise _damaged(path, str(error)) from error
     if found != key:
-        raise _damaged(path, "tells of another student, protocol or set than its name")
+        raise _damaged(path, "tells of another student, protocol, set or supervision than its name")
     return student
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.record import StudentResult
+from geodm_lightning.evaluation.supervision import HARD, Supervision
 from geodm_lightning.files import write_json
 from geodm_lightning.types import InputError
 
@@ -40,6 +41,9 @@ class EvaluationResult:
         geometries: Curvatures and weights of the factors that the set of each seed ended with,
             as :meth:`WeightedFactors.state` names them; empty where nothing was learned.
         provenance: Plain values passed in by the caller: versions, device, git revision …
+        supervision: What the students learned from.
+        teachers: Names of the teachers they learned from, empty for hard labels.
+        label_identities: Identity of the teachers' labels of each seed, likewise.
     """
 
     method: str
@@ -53,8 +57,12 @@ class EvaluationResult:
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     geometries: dict[str, dict[str, float]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    supervision: Supervision = HARD
+    teachers: tuple[str, ...] = ()
+    label_identities: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "teachers", tuple(self.teachers))
         students = tuple(sorted(self.students, key=lambda student: (student.seed, student.index)))
         object.__setattr__(self, "students", students)
         keys = [(student.seed, student.index) for student in students]
@@ -62,6 +70,12 @@ class EvaluationResult:
             raise InputError(f"the result of {self.label} holds no student; evaluate again")
         if len(set(keys)) < len(keys):
             raise InputError(f"the result of {self.label} holds a student twice: {keys}")
+
+    @property
+    def key(self) -> str:
+        """What no other result of a table shares: its method, and how students were taught."""
+        taught = "" if self.supervision == HARD else f"/{self.supervision.name}"
+        return f"{self.method}{taught}"
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -105,6 +119,8 @@ class EvaluationResult:
             "protocol_digest": self.protocol.digest(),
             "protocol_fraction": self.protocol.fraction,
             "students": [asdict(student) for student in self.students],
+            "supervision": self.supervision.to_dict(),
+            "teachers": list(self.teachers),
             **{name: getattr(self, name) for name in _DERIVED},
         }
 
@@ -118,7 +134,7 @@ class EvaluationResult:
         """
         if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
             raise InputError(f"not an evaluation result of format {FORMAT_VERSION}")
-        values = {"costs": {}, "geometries": {}, **values}  # results of version 0.1 do not tell
+        values = {**_UNTOLD, **values}
         missing = {f.name for f in fields(cls)} - set(values)
         if missing:
             raise InputError(f"an evaluation result lacks {', '.join(sorted(missing))}")
@@ -126,6 +142,7 @@ class EvaluationResult:
         if not isinstance(own["students"], list) or not isinstance(own["protocol"], dict):
             raise InputError("an evaluation result needs a list of students and a protocol")
         own["protocol"] = Protocol.from_dict(own["protocol"])
+        own["supervision"] = Supervision.from_dict(own["supervision"])
         own["students"] = tuple(StudentResult.from_dict(student) for student in own["students"])
         result = cls(**own)
         for name, expected in {
@@ -140,6 +157,13 @@ class EvaluationResult:
 
 
 _DERIVED = ("mean", "std", "std_of_seeds")
+_UNTOLD: dict[str, Any] = {  # what older results do not tell
+    "costs": {},
+    "geometries": {},
+    "supervision": HARD.to_dict(),
+    "teachers": [],
+    "label_identities": {},
+}
 
 
 def _sample_std(values: Sequence[float]) -> float | None:
@@ -180,7 +204,7 @@ def merge_results(results: Sequence[EvaluationResult]) -> EvaluationResult:
 
     Raises:
         InputError: If there is nothing to merge, a student appears twice, or the results differ
-            in method, data set, images per class, protocol or schedule.
+            in method, data set, images per class, protocol, schedule, supervision or teachers.
     """
     if not results:
         raise InputError("no results to merge; name at least one evaluated run")
@@ -193,12 +217,14 @@ def merge_results(results: Sequence[EvaluationResult]) -> EvaluationResult:
         students=tuple(student for result in results for student in result.students),
         costs={seed: cost for result in results for seed, cost in result.costs.items()},
         geometries={seed: state for r in results for seed, state in r.geometries.items()},
+        label_identities={s: labels for r in results for s, labels in r.label_identities.items()},
         provenance=first.provenance if len(results) == 1 else dict(provenance),
     )
 
 
 def _require_alike(first: EvaluationResult, other: EvaluationResult) -> None:
-    for name in ("method", "label", "dataset", "ipc", "num_images", "schedule_share"):
+    shared = ("method", "label", "dataset", "ipc", "num_images", "schedule_share", "teachers")
+    for name in (*shared, "supervision"):
         ours, theirs = getattr(first, name), getattr(other, name)
         if ours != theirs:
             raise InputError(f"cannot merge results of {name} {ours!r} and {theirs!r}")

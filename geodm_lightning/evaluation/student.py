@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geodm_lightning.evaluation.averaging import WeightAverage
 from geodm_lightning.evaluation.protocol import Protocol
+from geodm_lightning.evaluation.supervision import (
+    HARD,
+    StudentBatch,
+    Supervision,
+    student_loss,
+)
+from geodm_lightning.evaluation.views import input_spec
 from geodm_lightning.networks.backbones import build_network
-from geodm_lightning.networks.classifier import Batch, Classifier, PlainBatch
+from geodm_lightning.networks.classifier import (
+    Batch,
+    Classifier,
+    PlainBatch,
+    classification_loss,
+)
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.types import DatasetSpec, InputError
 
@@ -39,14 +52,23 @@ class StudentModule(Classifier):
         seed: Seed of the run.
         index: Position of the student among those of the seed.
         num_steps: Optimiser steps of the whole training, for the schedule.
+        supervision: What it learns from views; plain batches are learned by their classes.
 
     Attributes:
         scores: After a test: the test images, then the training images.
     """
 
     def __init__(
-        self, protocol: Protocol, spec: DatasetSpec, *, seed: int, index: int, num_steps: int
+        self,
+        protocol: Protocol,
+        spec: DatasetSpec,
+        *,
+        seed: int,
+        index: int,
+        num_steps: int,
+        supervision: Supervision = HARD,
     ) -> None:
+        spec = input_spec(protocol, spec)
         network = build_network(
             protocol.network,
             num_classes=spec.num_classes,
@@ -61,6 +83,9 @@ class StudentModule(Classifier):
             scheduler=lambda optimizer: protocol.build_scheduler(optimizer, num_steps=num_steps),
         )
         self.index = index
+        self._supervision = supervision
+        self._ema_decay = protocol.ema_decay
+        self._average: WeightAverage | None = None
         self.scores: list[Score] = []
         self._sums: list[Tensor] = []
 
@@ -69,13 +94,32 @@ class StudentModule(Classifier):
         """Trainable parameters of the network."""
         return sum(p.numel() for p in self.network.parameters() if p.requires_grad)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def on_train_start(self) -> None:
+        """Begin the average of the weights where they are trained."""
+        if self._ema_decay:
+            self._average = WeightAverage(self.network, decay=self._ema_decay)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Take the weights of a step into their average."""
+        if self._average is not None:
+            self._average.update()
+
+    def on_train_end(self) -> None:
+        """Let the average take the place of the weights: it is what is tested."""
+        if self._average is not None:
+            self._average.copy_to_network()
+            self._average = None
+
+    def training_step(self, batch: Batch | StudentBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch; log it now and then.
 
         Raises:
             InputError: If a loss that is looked at is not finite.
         """
-        loss = super().training_step(batch, batch_idx)
+        if isinstance(batch, StudentBatch):
+            loss = student_loss(self.network(batch.images), batch, self._supervision)
+        else:
+            loss = classification_loss(self.network, batch)
         if batch_idx % LOG_EVERY == 0:
             value = loss.item()
             self._require_finite(value, batch_idx)

@@ -23,6 +23,8 @@ from geodm_lightning.evaluation.record import (
 )
 from geodm_lightning.evaluation.result import EvaluationResult
 from geodm_lightning.evaluation.student import LOG_EVERY, StudentModule
+from geodm_lightning.evaluation.supervision import HARD, Supervision
+from geodm_lightning.labels.labeller import Labeller
 from geodm_lightning.randomness import keyed_seed
 from geodm_lightning.site import Site
 from geodm_lightning.types import InputError
@@ -38,6 +40,9 @@ def evaluate_students(
     seed: int,
     folder: Path,
     site: Site,
+    supervision: Supervision = HARD,
+    labeller: Labeller | None = None,
+    teachers: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     loggers: LoggerFactory | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -46,7 +51,8 @@ def evaluate_students(
 
     Process ``r`` of ``w`` trains students ``r, r + w, …``, whose outcome does not depend on
     ``r`` or ``w``. A finished student is a file in ``folder`` at once; one that lies there,
-    of the same protocol and images, is not trained again. All processes call this together.
+    of the same protocol, images and supervision, is not trained again. All processes call this
+    together.
 
     Args:
         candidate: Images to train on.
@@ -55,6 +61,10 @@ def evaluate_students(
         seed: Seed of the run.
         folder: Where records of finished students are kept.
         site: Where to compute.
+        supervision: What the students learn from.
+        labeller: Gives the teachers' answers to the views of epochs ``0, 1, …`` drawn by ``seed``;
+            asked only where the supervision has teachers.
+        teachers: Names of its teachers, for readers.
         callbacks: Lightning callbacks, such as a progress bar.
         loggers: Makes the loggers of a student; none where None.
         provenance: Plain values kept with the result.
@@ -63,10 +73,14 @@ def evaluate_students(
         The same result on every process.
 
     Raises:
-        InputError: If a record is damaged or a student's loss is not finite.
+        InputError: If a record is damaged, a student's loss is not finite, or the protocol and
+            the labeller cannot give what the supervision needs.
     """
+    labeller = _checked(labeller, supervision, protocol, num_classes=test.spec.num_classes)
+    labels = "" if labeller is None else labeller.identity()
+    learned = supervision.digest(labels)
     keys = [
-        RecordKey(protocol.digest(), candidate.digest, seed, index)
+        RecordKey(protocol.digest(), candidate.digest, seed, index, learned)
         for index in range(protocol.num_students)
     ]
     processes = site.processes
@@ -79,10 +93,14 @@ def evaluate_students(
                 seed=seed,
                 index=key.index,
                 site=site,
+                supervision=supervision,
+                labeller=labeller,
                 callbacks=callbacks,
                 loggers=loggers(key.index) if loggers else (),
             )
-            write_record(folder, student, protocol_digest=protocol.digest())
+            write_record(
+                folder, student, protocol_digest=protocol.digest(), supervision_digest=learned
+            )
     processes.barrier()
     found = [read_record(folder, key) for key in keys]
     missing = [index for index, student in enumerate(found) if student is None]
@@ -103,7 +121,38 @@ def evaluate_students(
         costs={} if candidate.cost is None else {str(seed): candidate.cost},
         geometries={} if candidate.geometry is None else {str(seed): candidate.geometry},
         provenance=dict(provenance or {}),
+        supervision=supervision,
+        teachers=tuple(teachers) if labels else (),
+        label_identities={str(seed): labels} if labels else {},
     )
+
+
+def _checked(
+    labeller: Labeller | None, supervision: Supervision, protocol: Protocol, *, num_classes: int
+) -> Labeller | None:
+    """Return the labeller where the supervision needs one, None where it does not."""
+    if not supervision.needs_labels:
+        return None
+    if labeller is None:
+        raise InputError(
+            f"supervision {supervision.name} needs labels of teachers; run the stage relabel"
+        )
+    if protocol.views is None:
+        raise InputError(
+            f"supervision {supervision.name} needs views that teachers have labelled, protocol "
+            f"{protocol.name} has none; set protocol.views, or use hard labels"
+        )
+    if protocol.augmentation not in ("", "none"):
+        raise InputError(
+            f"teachers have not seen augmentation {protocol.augmentation!r}; set "
+            "protocol.augmentation to none, or use hard labels"
+        )
+    if labeller.num_classes != num_classes:
+        raise InputError(
+            f"the teachers know {labeller.num_classes} classes, the data set has {num_classes}; "
+            "choose teachers of this data set"
+        )
+    return labeller
 
 
 def train_student(
@@ -114,6 +163,8 @@ def train_student(
     seed: int,
     index: int,
     site: Site,
+    supervision: Supervision = HARD,
+    labeller: Labeller | None = None,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
 ) -> StudentResult:
@@ -124,8 +175,13 @@ def train_student(
     """
     started = time.perf_counter()
     num_steps = num_training_steps(candidate, protocol)
-    student = StudentModule(protocol, test.spec, seed=seed, index=index, num_steps=num_steps)
-    batches = EvaluationDataModule(candidate, test=test, protocol=protocol, seed=seed, index=index)
+    key = {"seed": seed, "index": index}
+    student = StudentModule(
+        protocol, test.spec, **key, num_steps=num_steps, supervision=supervision
+    )
+    batches = EvaluationDataModule(
+        candidate, test=test, protocol=protocol, **key, labeller=labeller
+    )
     trainer = site.trainer(
         max_epochs=1,
         max_steps=num_steps,

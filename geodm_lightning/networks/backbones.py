@@ -56,12 +56,16 @@ def build_network(
         >>> network.embed(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 2048])
     """
-    shape = {"num_classes": num_classes, "channels": channels, "resolution": resolution}
+    shape: dict[str, Any] = {
+        "num_classes": num_classes,
+        "channels": channels,
+        "resolution": resolution,
+    }
     if name not in OWN_NAMES:
         return TimmNetwork(name, **shape, generator=generator, options=options)
     if name in RESNETS:
         _check_options(options, "ResNet", ("width",))
-        return ResNet(**shape, generator=generator, **{**RESNETS[name], **options})
+        return ResNet(**shape, generator=generator, **RESNETS[name], **options)
     if match := re.fullmatch(r"convnet_d(\d)", name):
         options = {"depth": int(match[1]), **options}
     _check_options(options, "ConvNet", ("depth", "width"))

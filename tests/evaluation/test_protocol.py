@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
 from torch import nn
 
-from geodm_lightning.evaluation.protocol import Protocol
+from geodm_lightning.evaluation.protocol import OPTIONAL, Protocol
 from geodm_lightning.types import InputError
 
 
@@ -31,6 +32,30 @@ def test_a_cuts_the_rate_tenfold_at_half(tiny_a):
 def test_c_halves_the_rate_at_every_fifth(tiny_c):
     expected = [1e-3 * 0.5 ** (step // 8) for step in range(40)]
     assert rates(tiny_c, 40) == pytest.approx(expected, rel=1e-12)
+
+
+def test_smoothed_cosine_ends_where_its_closed_form_does(tiny_a):
+    cosine = dataclasses.replace(tiny_a, milestones=(), schedule="cosine")
+    slow = dataclasses.replace(cosine, smoothing=2.0)
+    ended = dataclasses.replace(cosine, smoothing=1.0)
+    expected = [0.01 * 0.5 * (1 + math.cos(math.pi * step / 80)) for step in range(40)]
+    assert rates(slow, 40) == pytest.approx(expected, rel=1e-12)
+    assert rates(slow, 4000)[-1] == pytest.approx(0.005, rel=1e-3)  # half of it at the end
+    assert rates(ended, 4000)[-1] == pytest.approx(0.0, abs=1e-7)
+
+
+def test_vectors_are_spared_from_decay_where_the_protocol_says_so(tiny_c):
+    """With no gradient AdamW only decays: ``w (1 − lr · decay)``."""
+    for spared in (True, False):
+        layer = nn.Linear(3, 2)
+        for parameter in layer.parameters():
+            nn.init.constant_(parameter, 1.0)
+            parameter.grad = torch.zeros_like(parameter)
+        protocol = dataclasses.replace(tiny_c, decay_vectors=not spared)
+        protocol.build_optimizer(layer.parameters()).step()
+        decayed = 1 - protocol.lr * protocol.weight_decay
+        torch.testing.assert_close(layer.weight, torch.full((2, 3), decayed))
+        torch.testing.assert_close(layer.bias, torch.full((2,), 1.0 if spared else decayed))
 
 
 def test_schedule_shorter_than_its_milestones_makes_every_cut(tiny_a):
@@ -69,14 +94,23 @@ def test_digest_changes_with_every_number_but_the_count_of_students(tiny_a):
         "lr": 0.1, "weight_decay": 0.1, "milestones": (0.1,), "gamma": 0.2, "augmentation": "crop",
         "augmentation_mode": "compound", "network": "resnet18", "whole_steps": 7,
         "momentum": 0.0, "cutmix_probability": 0.5, "network_options": {"width": 8},
+        "schedule": "cosine", "smoothing": 2.0, "ema_decay": 0.99, "decay_vectors": False,
+        "views": {"crop_scale": [0.5, 1.0]}, "resolution": 6,
     }  # fmt: skip
     assert set(changes) | {"num_students"} == {f.name for f in dataclasses.fields(Protocol)}
     digests = {tiny_a.digest()}
     for name, value in changes.items():
-        extra = {"momentum": 0.0} if name == "optimizer" else {}
+        extra = {"optimizer": {"momentum": 0.0}, "schedule": {"milestones": ()}}.get(name, {})
         digests.add(dataclasses.replace(tiny_a, **{name: value}, **extra).digest())
     assert len(digests) == len(changes) + 1
     assert dataclasses.replace(tiny_a, num_students=9).digest() == tiny_a.digest()
+
+
+def test_digest_of_a_protocol_is_what_it_was(tiny_a):
+    """Committed results carry it, so options that are not used must not enter it."""
+    values = tiny_a.to_dict()
+    assert set(OPTIONAL) & set(values) == set()
+    assert tiny_a.digest() == "2d78075367b60c82"
 
 
 def test_comparison_ignores_the_whole_set_budget_only(tiny_a):
@@ -86,7 +120,13 @@ def test_comparison_ignores_the_whole_set_budget_only(tiny_a):
     assert dataclasses.replace(tiny_a, epochs=9).comparison_digest() != tiny_a.comparison_digest()
 
 
-def test_json_keeps_a_protocol(protocol):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"views": {"flip": False, "crop_scale": (0.5, 1.0)}, "resolution": 6, "ema_decay": 0.9}],
+)
+def test_json_keeps_a_protocol(protocol, options):
+    options = {"cutmix_probability": 0.0, **options} if options else {}
+    protocol = dataclasses.replace(protocol, **options)
     restored = Protocol.from_dict(json.loads(json.dumps(protocol.to_dict())))
     assert restored == protocol
     assert restored.digest() == protocol.digest()
@@ -105,6 +145,14 @@ def test_json_keeps_a_protocol(protocol):
         ({"cutmix_probability": 1.5}, "protocol.cutmix_probability"),
         ({"milestones": (0.5, 0.5)}, "protocol.milestones"),
         ({"milestones": (1.0,)}, "protocol.milestones"),
+        ({"schedule": "linear"}, "'linear'; use one of milestones, cosine"),
+        ({"schedule": "cosine"}, r"protocol.milestones must be \[\]"),
+        ({"smoothing": 0.5}, "protocol.smoothing must be a number from 1, got 0.5"),
+        ({"ema_decay": 1.0}, r"protocol.ema_decay must lie in \[0, 1\), got 1.0"),
+        ({"resolution": 0}, "protocol.resolution must be pixels or null, got 0"),
+        ({"views": {"zoom": 2}}, "protocol.views does not fit .*'zoom'"),
+        ({"views": {"crop_scale": (0.0, 1.0)}}, "crop_scale"),
+        ({"views": {}, "cutmix_probability": 0.5}, "set protocol.views.cutmix_probability"),
     ],
 )
 def test_refuses_what_cannot_be_run(tiny_a, changes, named):
