@@ -177,31 +177,34 @@ def components(
     return distiller.ledger.per_iteration()
 
 
-def overheads(steps: Steps, repeats: int) -> dict[str, dict[str, float]]:
-    """Compare every strategy in the product with transport to its Euclidean original.
-
-    The two take turns; the ratio is the median of those of the turns.
-    """
-    found = {}
-    for name, base in STRATEGIES.items():
-        flat, curved = steps.ours(base(), geometric=False), steps.ours(base(), geometric=True)
-        turns = []
-        for turn in range(repeats + 1):
-            pair = [seconds_of(d.training_step, turn, steps.device) for d in (flat, curved)]
-            turns.append(pair)
-        found[name] = {
-            "seconds flat": statistics.median(flat for flat, _ in turns[1:]),
-            "seconds in the product": statistics.median(curved for _, curved in turns[1:]),
-            "ratio": statistics.median(curved / flat for flat, curved in turns[1:]),
-        }
-    return found
-
-
 def count_flops(distiller: MatchingDistiller) -> int:
     """Return the floating-point operations of products and convolutions in one step."""
     with FlopCounterMode(display=False) as counter:
         distiller.training_step(0)
     return counter.get_total_flops()
+
+
+def overheads(steps: Steps, repeats: int) -> dict[str, dict[str, float]]:
+    """Compare every strategy in the product with transport to its Euclidean original.
+
+    The two take turns; the ratio is the median of those of the turns. Operations, counted in
+    the turn that warms up, know no noise.
+    """
+    found = {}
+    for name, base in STRATEGIES.items():
+        flat, curved = steps.ours(base(), geometric=False), steps.ours(base(), geometric=True)
+        flops, flops_curved = count_flops(flat), count_flops(curved)
+        turns = [
+            [seconds_of(d.training_step, turn, steps.device) for d in (flat, curved)]
+            for turn in range(1, repeats + 1)
+        ]
+        found[name] = {
+            "seconds flat": statistics.median(flat for flat, _ in turns),
+            "seconds in the product": statistics.median(curved for _, curved in turns),
+            "ratio": statistics.median(curved / flat for flat, curved in turns),
+            "ratio of operations": flops_curved / flops,
+        }
+    return found
 
 
 def bf16_seconds(distiller: MatchingDistiller, device: torch.device, repeats: int) -> float:
@@ -218,6 +221,7 @@ def bf16_seconds(distiller: MatchingDistiller, device: torch.device, repeats: in
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Time all variants in turns."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    load = os.getloadavg()[0]  # programs that were running beside this one
     keep_freed_memory()
     steps = Steps(device, real_batch=arguments.real_batch, ipc=arguments.ipc)
     geodm, flat = steps.ours(geometric=True), steps.ours(geometric=False)
@@ -246,6 +250,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     result = {
         "shapes": {"classes": 10, "real_batch": arguments.real_batch, "ipc": arguments.ipc},
         "repeats": arguments.repeats,
+        "load before": load,
         "seconds": seconds,
         "ratio per-class loop / ours (DM)": ratio("per-class loop (DM)", "ours (DM)"),
         "ratio ours GeoDM / DM": ratio("ours (GeoDM)", "ours (DM)"),
