@@ -42,7 +42,6 @@ class Denoiser(nn.Module):
             guides 3 of its 4); None for all.
         precision: "32-true" (whatever the weights are) or "bf16-mixed" (autocast; the samples and
             what is returned stay float32).
-
         checkpointing: Whether blocks are run twice rather than kept where a gradient is asked.
 
     Raises:

@@ -143,6 +143,7 @@ class DenoiserTraining(lightning.LightningModule):
     def _at(table: Tensor, timesteps: Tensor, like: Tensor) -> Tensor:
         return table[timesteps].to(like.device, like.dtype)[:, None, None, None]
 
+    @torch.no_grad()
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the average towards the weights."""
         step = self.global_step
@@ -150,13 +151,9 @@ class DenoiserTraining(lightning.LightningModule):
         weights = list(self.transformer.parameters())
         torch._foreach_lerp_(list(self.average.parameters()), weights, 1 - decay)
 
-    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient's norm."""
-        self.clip_gradients(
-            optimizer,
-            gradient_clip_val=self.settings.gradient_clip,
-            gradient_clip_algorithm="norm",
-        )
+        nn.utils.clip_grad_norm_(self.transformer.parameters(), self.settings.gradient_clip)
 
     def configure_optimizers(self) -> Any:
         """Build AdamW with a warm-up and a cosine, stepped after every batch."""
