@@ -89,7 +89,7 @@ class Views(NamedTuple):
         partner_crops: Crops of the partners: those of their own views in the same epoch.
         cuts: ``(n, 4)`` int64 top, left, bottom and right of the patch in pixels of the view,
             of no area where nothing is mixed.
-        shares: ``(n,)`` float64 share of the view's area that is the image's own; the weight of
+        shares: ``(n,)`` float32 share of the view's area that is the image's own; the weight of
             its label, ``1 - shares`` being that of the partner's.
     """
 
