@@ -78,6 +78,12 @@ class EvaluationResult:
         return f"{self.method}{taught}"
 
     @property
+    def full_label(self) -> str:
+        """The label, and what students learned from where that is not hard labels alone."""
+        taught = "" if self.supervision == HARD else f" · {self.supervision.label}"
+        return f"{self.label}{taught}"
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds merged here, rising."""
         return tuple(sorted({student.seed for student in self.students}))
@@ -220,6 +226,11 @@ def merge_results(results: Sequence[EvaluationResult]) -> EvaluationResult:
         label_identities={s: labels for r in results for s, labels in r.label_identities.items()},
         provenance=first.provenance if len(results) == 1 else dict(provenance),
     )
+
+
+def one_per_set(results: Sequence[EvaluationResult]) -> list[EvaluationResult]:
+    """Return the first result of each method: its set was made once, however it was taught."""
+    return list({result.method: result for result in reversed(results)}.values())[::-1]
 
 
 def _require_alike(first: EvaluationResult, other: EvaluationResult) -> None:

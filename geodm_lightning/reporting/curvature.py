@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from geodm_lightning.evaluation.result import EvaluationResult
+from geodm_lightning.evaluation.result import EvaluationResult, one_per_set
 from geodm_lightning.reporting.tables import markdown_lines
 
 
@@ -20,7 +20,7 @@ def geometry_rows(
     Returns:
         Headings and one row per result that has a geometry; a dash where a row lacks a factor.
     """
-    measured = [result for result in results if result.geometries]
+    measured = [result for result in one_per_set(results) if result.geometries]
     keys = list(dict.fromkeys(k for r in measured for g in r.geometries.values() for k in g))
     keys.sort(key=lambda key: key.startswith("weight/"))
     headings = ("Method", *(key.replace("/", " ") for key in keys))

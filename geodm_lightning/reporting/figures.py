@@ -1,4 +1,4 @@
-"""Results to figures: distilled images, curves and accuracies."""
+"""Distilled images and curves to figures."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geodm_lightning.evaluation.result import EvaluationResult
 from geodm_lightning.reporting.theme import (
     FONT_SIZE,
     LIGHT,
@@ -42,7 +40,8 @@ def image_grid(
     """Draw images by class, one row per class.
 
     Args:
-        images: ``(N, ch, h, w)`` unit range with 1 or 3 channels; values outside are clamped.
+        images: ``(N, ch, h, w)`` with 1 or 3 channels, in unit range or of 8 bits; values outside
+            are clamped.
         labels: ``(N,)`` class indices.
         class_names: Name of every class, in label order.
         max_classes: Rows at most.
@@ -74,7 +73,7 @@ def image_grid(
     pitch = canvas.shape[0] / len(rows)
     for row, label in enumerate(shown):
         middle = (row + 0.5) * pitch
-        name = _shorten(class_names[label], 16)
+        name = shorten(class_names[label], 16)
         axes.text(
             -0.015 * canvas.shape[1],
             middle,
@@ -105,7 +104,8 @@ def _tile(rows: Sequence[Tensor], *, background: str) -> NDArray[np.float32]:
     canvas = np.empty((len(rows) * cell_height, columns * cell_width, 3), dtype=np.float32)
     canvas[:] = colour
     for i, row in enumerate(rows):
-        pixels = row.detach().cpu().float().clamp(0, 1).expand(-1, 3, -1, -1)
+        pixels = row.detach().cpu().float() / (1 if row.is_floating_point() else 255)
+        pixels = pixels.clamp(0, 1).expand(-1, 3, -1, -1)
         pixels = pixels.repeat_interleave(repeat, dim=2).repeat_interleave(repeat, dim=3)
         for j, image in enumerate(pixels):
             y, x = i * cell_height, j * cell_width
@@ -113,7 +113,8 @@ def _tile(rows: Sequence[Tensor], *, background: str) -> NDArray[np.float32]:
     return canvas
 
 
-def _shorten(text: str, length: int) -> str:
+def shorten(text: str, length: int) -> str:
+    """Return at most ``length`` characters of a text, an ellipsis for what is cut."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -198,51 +199,3 @@ def _label_iterations(axes: Axes) -> None:
     axes.set_xlabel("iteration")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.margins(x=0.01)
-
-
-def accuracy_bars(results: Sequence[EvaluationResult], *, theme: Theme = LIGHT) -> Figure:
-    """Draw mean accuracies as bars, their standard deviation and every student as a dot.
-
-    Args:
-        results: Results in the order of the rows, from top to bottom.
-        theme: Colours.
-
-    Raises:
-        InputError: If there is no result.
-    """
-    if not results:
-        raise InputError("no results to draw; evaluate a set first")
-    figure = new_figure(theme, width=WIDTH, height=0.55 + 0.48 * len(results))
-    axes = figure.add_subplot()
-    style_axes(axes, theme, grid="x")
-    positions = np.arange(len(results))
-    means = np.array([100 * result.mean for result in results])
-    spread = np.array([100 * (result.std or 0.0) for result in results])
-    colours = [theme.muted if r.ipc is None else theme.colours[0] for r in results]
-    axes.barh(positions, means, height=0.62, color=colours, alpha=0.45, linewidth=0)
-    several = spread > 0
-    axes.errorbar(
-        means[several],
-        positions[several],
-        xerr=spread[several],
-        fmt="none",
-        ecolor=theme.ink,
-        elinewidth=1.2,
-        capsize=3,
-        capthick=1.2,
-    )
-    jitter = torch.linspace(-0.2, 0.2, 7)
-    for row, result in enumerate(results):
-        dots = [100 * accuracy for accuracy in result.accuracies]
-        rows = [row + float(jitter[(3 * i) % 7]) for i in range(len(dots))]
-        axes.scatter(dots, rows, s=9, color=colours[row], linewidths=0, zorder=3)
-        edge = max(*dots, means[row] + spread[row])
-        text = f"{means[row]:.1f}" + ("" if result.std is None else f" ± {spread[row]:.1f}")
-        axes.text(edge, row, f"  {text}", va="center", color=theme.ink, fontsize=FONT_SIZE)
-    axes.set_yticks(positions, [_shorten(result.label, 22) for result in results])
-    axes.tick_params(axis="y", labelcolor=theme.ink, labelsize=FONT_SIZE)
-    axes.spines["left"].set_visible(False)
-    axes.invert_yaxis()
-    axes.set_xlim(0.0, 1.22 * max(float((means + spread).max()), 1.0))
-    axes.set_xlabel("test accuracy after the last epoch, %")
-    return figure

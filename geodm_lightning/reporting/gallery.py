@@ -46,9 +46,9 @@ def _strips(distilled: DistilledSet, class_names: Sequence[str]) -> Markup:
     classes = distilled.labels.unique().tolist()
     cells: list[Markup] = []
     for label in classes[:MAX_CLASSES]:
-        images = distilled.images[distilled.labels == label]
-        uri = data_uri(strip_png(images[:MAX_PER_CLASS]), "image/png")
-        alt = f"{class_names[label]}: {min(len(images), MAX_PER_CLASS)} of {len(images)} images"
+        own = (distilled.labels == label).nonzero().flatten()
+        uri = data_uri(strip_png(distilled.unit_images(own[:MAX_PER_CLASS])), "image/png")
+        alt = f"{class_names[label]}: {min(len(own), MAX_PER_CLASS)} of {len(own)} images"
         cells += [element("span", class_names[label]), void_element("img", src=uri, alt=alt)]
     note = (
         f"{min(len(classes), MAX_CLASSES)} of {len(classes)} classes, at most {MAX_PER_CLASS} "

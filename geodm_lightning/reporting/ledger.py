@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from geodm_lightning.evaluation.result import EvaluationResult
+from geodm_lightning.evaluation.result import EvaluationResult, one_per_set
 from geodm_lightning.ledger import COMPONENTS
 from geodm_lightning.reporting.tables import markdown_lines
 
@@ -43,7 +43,9 @@ def build_ledger(results: Sequence[EvaluationResult]) -> LedgerTable | None:
     Returns:
         The table; None if nothing in it was learned.
     """
-    measured = [r for r in results if "component_seconds_per_iteration" in _first(r.costs)]
+    measured = [
+        r for r in one_per_set(results) if "component_seconds_per_iteration" in _first(r.costs)
+    ]
     if not measured:
         return None
     return LedgerTable(

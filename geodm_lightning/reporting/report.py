@@ -12,16 +12,13 @@ from matplotlib.figure import Figure
 from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.evaluation.result import EvaluationResult
 from geodm_lightning.files import write_text
+from geodm_lightning.reporting.bars import accuracy_bars
 from geodm_lightning.reporting.curvature import geometry_rows
-from geodm_lightning.reporting.figures import (
-    accuracy_bars,
-    geometry_curves,
-    image_grid,
-    loss_curves,
-)
+from geodm_lightning.reporting.figures import geometry_curves, image_grid, loss_curves
 from geodm_lightning.reporting.gallery import gallery
 from geodm_lightning.reporting.ledger import HEADINGS as LEDGER_HEADINGS
 from geodm_lightning.reporting.ledger import MEMORY_HEADINGS, build_ledger
+from geodm_lightning.reporting.notes import share
 from geodm_lightning.reporting.page import (
     Markup,
     element,
@@ -31,7 +28,7 @@ from geodm_lightning.reporting.page import (
     table,
     themed_figure,
 )
-from geodm_lightning.reporting.tables import HEADINGS, build_table, percent, share
+from geodm_lightning.reporting.tables import build_table, percent
 from geodm_lightning.reporting.theme import DARK, LIGHT, Theme, save_png, to_svg
 from geodm_lightning.reporting.tracking import Curve, Metrics
 
@@ -124,7 +121,9 @@ def _header(report: Report) -> Markup:
         lead = f"{first.dataset}, {per_class} images per class" if sizes else first.dataset
         parts.append(element("p", lead, class_="lead"))
         tiles = [
-            element("li", element("b", f"{percent(r.mean, r.std)} %"), element("span", r.label))
+            element(
+                "li", element("b", f"{percent(r.mean, r.std)} %"), element("span", r.full_label)
+            )
             for r in report.results
         ]
         parts.append(element("ul", *tiles, class_="tiles"))
@@ -144,7 +143,7 @@ def _accuracy_sections(results: Sequence[EvaluationResult]) -> list[Markup]:
         ("Student", "Accuracy, %", "Training set, %", "Test loss", "Steps", "Seconds"),
         (
             (
-                f"{result.label}, seed {s.seed}, {s.index + 1}",
+                f"{result.full_label}, seed {s.seed}, {s.index + 1}",
                 percent(s.accuracy),
                 percent(s.train_accuracy),
                 f"{s.loss:.3f}",
@@ -156,7 +155,7 @@ def _accuracy_sections(results: Sequence[EvaluationResult]) -> list[Markup]:
         ),
     )
     return [
-        section("Accuracy", table(HEADINGS, built.rows), bars, notes),
+        section("Accuracy", table(built.headings, built.rows), bars, notes),
         section("Students", fold("Every student", students)),
     ]
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.result import EvaluationResult
+from geodm_lightning.reporting.notes import describe_protocol, notes, supervisions_of
 from geodm_lightning.types import InputError
 
 HEADINGS = ("Method", "Images per class", "Accuracy, %", "Students", "Seeds")
@@ -29,32 +29,25 @@ LATEX_ESCAPES = {
 }
 
 
-class Row(NamedTuple):
-    """One line of a table, as it is read."""
-
-    method: str
-    ipc: str
-    accuracy: str
-    students: str
-    seeds: str
-
-
 class ResultTable(NamedTuple):
     """Rows that may be compared, with the conditions they share.
 
     Attributes:
         title: Data set of the table.
-        rows: One row per result, in the given order.
-        notes: Protocol, repetitions and share of the published schedule.
+        headings: Of the columns.
+        rows: One row of cells per result, in the given order; in a grid one per set, with a
+            column for everything that students learned from.
+        notes: Protocol, supervision, repetitions and share of the published schedule.
     """
 
     title: str
-    rows: tuple[Row, ...]
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
 
 
 def build_table(results: Sequence[EvaluationResult]) -> ResultTable:
-    """Put results into one table.
+    """Put results into one table, a grid where students learned from several things.
 
     Args:
         results: Results on one data set under one protocol; only the whole-set budget, which
@@ -81,8 +74,10 @@ def build_table(results: Sequence[EvaluationResult]) -> ResultTable:
                 f"{result.label} under {describe_protocol(result.protocol)}; "
                 "evaluate both under one protocol"
             )
+    if len(supervisions_of(results)) > 1:
+        return _grid(results)
     rows = tuple(_row(result) for result in results)
-    return ResultTable(title=first.dataset, rows=rows, notes=_notes(results))
+    return ResultTable(title=first.dataset, headings=HEADINGS, rows=rows, notes=notes(results))
 
 
 def percent(fraction: float, std: float | None = None) -> str:
@@ -95,71 +90,38 @@ def percent(fraction: float, std: float | None = None) -> str:
     return f"{100 * fraction:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
 
 
-def share(fraction: float) -> str:
-    """Return a share in percent with two significant digits.
-
-    Example:
-        >>> share(1.0), share(0.025), share(0.3333)
-        ('100 %', '2.5 %', '33 %')
-    """
-    return "100 %" if fraction == 1 else f"{100 * fraction:.2g} %"
+def _row(result: EvaluationResult) -> tuple[str, ...]:
+    accuracy, students = percent(result.mean, result.std), str(len(result.students))
+    return (result.label, _ipc(result), accuracy, students, str(len(result.seeds)))
 
 
-def _row(result: EvaluationResult) -> Row:
-    return Row(
-        method=result.label,
-        ipc="all" if result.ipc is None else str(result.ipc),
-        accuracy=percent(result.mean, result.std),
-        students=str(len(result.students)),
-        seeds=str(len(result.seeds)),
-    )
-
-
-def describe_protocol(protocol: Protocol) -> str:
-    """Return a protocol in one line."""
-    p = protocol
-    steps = ", ".join(f"{milestone:g}" for milestone in p.milestones)
-    momentum = f", momentum {p.momentum:g}" if p.momentum else ""
-    schedule = f", ×{p.gamma:g} after {steps} of the schedule" if steps else ""
-    cutmix = f", CutMix with probability {p.cutmix_probability:g}" if p.cutmix_probability else ""
-    options = ", ".join(f"{key} {value}" for key, value in p.network_options.items())
-    return (
-        f"{p.name}: {p.network}{f' ({options})' if options else ''}, {p.epochs} epochs of batches "
-        f"of {p.batch_size}, {p.optimizer} at {p.lr:g}{momentum}, weight decay "
-        f"{p.weight_decay:g}{schedule}; augmentation {p.augmentation} "
-        f"({p.augmentation_mode}){cutmix}"
-    )
-
-
-def _notes(results: Sequence[EvaluationResult]) -> tuple[str, ...]:
-    protocol = results[0].protocol
-    between = ", ".join(
-        f"{r.label} {100 * r.std_of_seeds:.1f}" for r in results if r.std_of_seeds is not None
-    )
-    return (
-        f"Protocol {describe_protocol(protocol)}.",
-        "Accuracy on the test images after the last epoch, mean ± sample standard deviation "
-        "over all students.",
-        *([f"Standard deviation between the means of the seeds: {between}."] if between else []),
-        f"Students: {share(protocol.fraction)} of the published epochs.",
-        *_schedule_notes(results),
-        *(
-            f"{r.label}: {r.protocol.whole_steps} optimiser steps, a budget of our choice."
-            for r in results
-            if r.ipc is None
-        ),
-    )
-
-
-def _schedule_notes(results: Sequence[EvaluationResult]) -> list[str]:
-    """Say what share of their published iterations the rows ran, one line per share."""
-    labels: dict[str, list[str]] = {}
+def _grid(results: Sequence[EvaluationResult]) -> ResultTable:
+    """One row per set, one column per supervision, a dash where nobody was taught."""
+    supervisions = supervisions_of(results)
+    labels = tuple(supervision.label for supervision in supervisions)
+    if len(set(labels)) < len(labels):
+        raise InputError(f"two supervisions have one label in {', '.join(labels)}; rename one")
+    cells: dict[tuple[str, str, str], dict[str, EvaluationResult]] = {}
     for result in results:
-        if result.schedule_share is not None:
-            labels.setdefault(share(result.schedule_share), []).append(result.label)
-    return [
-        f"{', '.join(names)}: {part} of the published iterations." for part, names in labels.items()
+        row = cells.setdefault((result.method, result.label, _ipc(result)), {})
+        if result.supervision.label in row:
+            raise InputError(f"{result.full_label} is there twice; merge its seeds first")
+        row[result.supervision.label] = result
+    rows = [
+        (label, ipc, *(percent(row[s].mean, row[s].std) if s in row else "–" for s in labels))
+        for (_, label, ipc), row in cells.items()
     ]
+    headings = (*HEADINGS[:2], *(f"{label}, %" for label in labels))
+    counts = dict.fromkeys(
+        f"{len(r.students)} students, {len(r.seeds)} seed{'s' if len(r.seeds) > 1 else ''}"
+        for r in results
+    )
+    repeated = f"Each accuracy: {' or '.join(counts)}."
+    return ResultTable(results[0].dataset, headings, tuple(rows), (*notes(results), repeated))
+
+
+def _ipc(result: EvaluationResult) -> str:
+    return "all" if result.ipc is None else str(result.ipc)
 
 
 def to_markdown(table: ResultTable) -> str:
@@ -167,7 +129,10 @@ def to_markdown(table: ResultTable) -> str:
     lines = [
         f"**{_escape_markdown(table.title)}**",
         "",
-        *markdown_lines(HEADINGS, [[_escape_markdown(c) for c in row] for row in table.rows]),
+        *markdown_lines(
+            [_escape_markdown(heading) for heading in table.headings],
+            [[_escape_markdown(c) for c in row] for row in table.rows],
+        ),
         "",
         *(f"- {_escape_markdown(note)}" for note in table.notes),
     ]
@@ -185,9 +150,9 @@ def to_latex(table: ResultTable) -> str:
     rows = [" & ".join(_escape_latex(cell) for cell in row) + r" \\" for row in table.rows]
     lines = [
         f"% {table.title}",
-        r"\begin{tabular}{lrrrr}",
+        rf"\begin{{tabular}}{{l{'r' * (len(table.headings) - 1)}}}",
         r"\toprule",
-        " & ".join(_escape_latex(heading) for heading in HEADINGS) + r" \\",
+        " & ".join(_escape_latex(heading) for heading in table.headings) + r" \\",
         r"\midrule",
         *rows,
         r"\bottomrule",
@@ -206,8 +171,8 @@ def to_terminal(table: ResultTable) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    for heading in HEADINGS:
-        rendered.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
+    for column, heading in enumerate(table.headings):
+        rendered.add_column(Text(heading), justify="right" if column else "left")
     for row in table.rows:
         rendered.add_row(*(Text(cell) for cell in row))
     return rendered

@@ -7,12 +7,8 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from geodm_lightning.reporting.figures import (
-    accuracy_bars,
-    geometry_curves,
-    image_grid,
-    loss_curves,
-)
+from geodm_lightning.reporting.bars import accuracy_bars
+from geodm_lightning.reporting.figures import geometry_curves, image_grid, loss_curves
 from geodm_lightning.reporting.theme import LIGHT, save_png, to_svg
 from geodm_lightning.reporting.tracking import Curve
 from geodm_lightning.types import InputError
