@@ -111,7 +111,7 @@ class InfluenceGuidance(Guidance):
         return normalised(gradient) * size[:, None, None, None]
 
     def _slope(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of the distances in the images, ``(n, c, height, width)``, and ``(n,)``."""
+        """Gradient of the mean distances in the images, ``(n, c, height, width)``, and these."""
         total, distances = torch.zeros_like(images), images.new_zeros(len(images))
         num_surrogates = len(self.surrogates)
         for surrogate, real in zip(self.surrogates, self.real_gradients, strict=True):
@@ -120,9 +120,9 @@ class InfluenceGuidance(Guidance):
                 taught = sample_gradients(surrogate, pixels, self.labels)
                 distance = 1 - functional.cosine_similarity(taught, real, dim=-1)
                 (slope,) = torch.autograd.grad(distance.sum(), pixels)
-            total += slope / num_surrogates
-            distances += distance.detach() / num_surrogates
-        return total, distances
+            total += slope
+            distances += distance.detach()
+        return total / num_surrogates, distances / num_surrogates
 
 
 def sample_gradients(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

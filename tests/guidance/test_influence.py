@@ -67,15 +67,18 @@ def test_push_is_that_of_the_published_loop(draw, surrogates, gradients):
     assert not push.requires_grad
     for i, label in enumerate(LABELS):
         z = latents[i : i + 1].clone().requires_grad_()
-        total = torch.zeros_like(z)
+        total, mean_distance = torch.zeros_like(z), 0.0
         for network, real in zip(surrogates, gradients, strict=True):
             target = torch.tensor([label], device=z.device)
             own = parameter_gradient(network, decode(denoised(z)), target)
             distance = 1 - functional.cosine_similarity(own, real[i], dim=0)
             total += torch.autograd.grad(distance / 2, z)[0]
+            mean_distance += distance.item() / 2
         size = step.noise[i].square().mean().sqrt() * (1 - step.alpha_cumprod) ** 0.5
         expected = 5 * 0.0015 * size * total / total.square().mean().sqrt()
         torch.testing.assert_close(push[i : i + 1], expected.detach())
+        found = guidance.statistics["influence/distance"][i].item()
+        assert found == pytest.approx(mean_distance)
 
 
 def test_classes_do_not_see_each_other(draw, surrogates, gradients):

@@ -1,0 +1,143 @@
+"""What one push by optimal transport costs, beside nothing else.
+
+    OMP_NUM_THREADS=1 python benchmarks/guidance.py --output benchmarks/results/guidance_cpu.json
+
+Random latents of a DiT at 256 px (4 × 32 × 32), 200 real ones of each class, one sample of each of
+``n`` classes at a time and ``k`` finished ones. A push happens at 16 of 50 steps. ``begin`` is the
+cost of the finished samples, once a round. All take turns in one process; seconds are medians. The
+denoiser's share is arithmetic: the products of the 50 steps of a DiT-XL/2 with classifier-free
+guidance, 2 × 118.6 GMAC each, at the product rate of this machine, which no network reaches.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geodm_lightning.files import write_json
+from geodm_lightning.geometry.product import build_product
+from geodm_lightning.guidance import (
+    AbsoluteGround,
+    DeviationGuidance,
+    Guidance,
+    ProductGround,
+    TransportGuidance,
+)
+from geodm_lightning.provenance import provenance
+from geodm_lightning.randomness import keyed_generator
+from geodm_lightning.site import keep_freed_memory
+from geodm_lightning.types import DenoisingStep
+
+LATENT = (4, 32, 32)
+NUM_REAL = 200
+BATCHES = (1, 4, 16)
+FINISHED = (0, 10, 50)
+NUM_STEPS, NUM_GUIDED = 50, 16
+FLOP_OF_A_STEP = 2 * 2 * 118.6e9  # DiT-XL/2 at 256 px, both halves of classifier-free guidance
+
+
+def build_guidances(real: torch.Tensor) -> dict[str, Guidance]:
+    """The guidances that need no network."""
+    geometry = build_product(["euclidean", "hyperbolic", "spherical"], curvature=1.0)
+    grounds = {"absolute": AbsoluteGround(), "product": ProductGround(geometry.to(real.device))}
+    found: dict[str, Guidance] = {
+        f"transport, {name}": TransportGuidance(real, ground=ground)
+        for name, ground in grounds.items()
+    }
+    return {**found, "deviation": DeviationGuidance()}
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for an accelerator."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def take_turns(
+    calls: dict[str, Callable[[], Any]], device: torch.device, repeats: int
+) -> dict[str, float]:
+    """Median seconds of each call, after one turn that is not counted."""
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(repeats + 1):
+        for name, call in calls.items():
+            synchronise(device)
+            started = time.perf_counter()
+            call()
+            synchronise(device)
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+def product_rate(device: torch.device) -> float:
+    """Return the best float32 product rate of square matrices seen here, in FLOP per second."""
+    size = 1024 if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    calls = [take_turns({"product": lambda: a @ b}, device, 1)["product"] for _ in range(8)]
+    return 2 * size**3 / min(calls)
+
+
+def measure(
+    num_classes: int, num_finished: int, device: torch.device, *, repeats: int, rate: float
+) -> dict[str, Any]:
+    """Time all guidances at one shape."""
+    generator = keyed_generator(0, "benchmark", num_classes, num_finished)
+    shapes = [(num_classes, NUM_REAL), (num_classes, num_finished), (num_classes,)]
+    real, memory, latents = (
+        torch.randn(*shape, *LATENT, generator=generator).to(device) for shape in shapes
+    )
+    step = DenoisingStep(35, NUM_STEPS, latents, latents, latents, 0.0056)
+    calls: dict[str, Callable[[], Any]] = {}
+    for name, guidance in build_guidances(real).items():
+        calls[f"begin, {name}"] = lambda guidance=guidance: guidance.begin(memory)
+        calls[f"push, {name}"] = lambda guidance=guidance: guidance.push(step)
+    seconds = take_turns(calls, device, repeats)
+    denoiser = NUM_STEPS * FLOP_OF_A_STEP * num_classes / rate
+    ours = seconds["begin, transport, absolute"]
+    ours += NUM_GUIDED * seconds["push, transport, absolute"]
+    return {
+        "classes": num_classes,
+        "finished": num_finished,
+        "seconds": seconds,
+        "transport, a round": ours,
+        "denoiser at the product rate, a round": denoiser,
+        "share of transport": ours / denoiser,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    keep_freed_memory()
+    rate = product_rate(device)
+    shapes = [(n, k) for n in BATCHES for k in FINISHED]
+    result = {
+        "latent": LATENT,
+        "real": NUM_REAL,
+        "repeats": arguments.repeats,
+        "threads": torch.get_num_threads(),
+        "product_rate_flops": rate,
+        "shapes": [measure(*s, device, repeats=arguments.repeats, rate=rate) for s in shapes],
+        "provenance": provenance(device),
+    }
+    print(json.dumps(result, indent=2))
+    if arguments.output is not None:
+        write_json(arguments.output, result)
+
+
+if __name__ == "__main__":
+    main()
