@@ -8,13 +8,21 @@ from typing import Any, NamedTuple
 from geodm_lightning.types import InputError
 
 Settings = dict[str, Any]
-VARIABLE = ("geometry", "transport", "matching", "distiller", "pool")  # what a variant may change
+# What a variant may change.
+VARIABLE = ("geometry", "transport", "matching", "distiller", "pool", "guidance")
 EUCLIDEAN: Settings = {
     "_target_": "geodm_lightning.geometry.product.build_product",
     "factors": ["euclidean"],
     "curvature": {},
     "weights": [1.0],
     "learning": "fixed",
+}
+UNGUIDED: Settings = {
+    "name": "unguided",
+    "label": "Diffusion, unguided",
+    "transport": None,
+    "deviation": None,
+    "influence": None,
 }
 
 
@@ -24,7 +32,7 @@ class Method(NamedTuple):
     Attributes:
         key: Name in files, such as ``"geodm"`` or ``"random"``.
         label: Name shown to readers.
-        kind: ``"matching"``, ``"selection"`` or ``"whole"``.
+        kind: ``"matching"``, ``"generation"``, ``"selection"`` or ``"whole"``.
         settings: The run's settings as this row sees them.
         is_main: Whether it is the run's own method rather than one beside it.
     """
@@ -42,35 +50,70 @@ def methods_of(settings: Settings) -> list[Method]:
     Raises:
         InputError: If a variant has the name of another row or changes what it may not.
     """
-    matching, wanted = settings["matching"], settings["baselines"]
-    flat, control = is_flat(settings), controlled(settings)
-    base = Method(matching["name"], matching["label"], "matching", flattened(settings))
-    suffix = "" if matching["name"] == "dm" else f" ({matching['label']})"
-    main = base if flat else Method("geodm", f"GeoDM{suffix}", "matching", settings)
+    wanted = settings["baselines"]
+    own = generated_rows(settings) if generates(settings) else matched_rows(settings)
     rows = {
         "random": Method("random", "Random real images", "selection", settings),
         "mosaic": Method("mosaic", "Random real mosaics", "selection", settings),
         "herding": Method("herding", "Herding", "selection", settings),
-        "base": None if flat else base,
-        "control": None
-        if flat or control == settings
-        else Method("control", f"Fixed geometry{suffix}", "matching", control),
+        "base": own.base,
+        "control": own.control,
         "whole": Method("whole", "Whole training set", "whole", settings),
     }
     order = ("random", "mosaic", "herding", "base", "control")
     before = [rows[name] for name in order if name in wanted]
     after = [rows["whole"]] if "whole" in wanted else []
-    variants = variants_of(settings)
-    taken = {row.key for row in (*rows.values(), main) if row is not None}
+    variants = variants_of(settings, kind=own.main.kind)
+    taken = {row.key for row in (*rows.values(), own.main) if row is not None}
     for variant in variants:
         if variant.key in taken:
             raise InputError(f"variant {variant.key!r} has the name of another row; rename it")
-    all_rows = (*before, *variants, main._replace(is_main=True), *after)
+    all_rows = (*before, *variants, own.main._replace(is_main=True), *after)
     return [row for row in all_rows if row is not None]
 
 
-def variants_of(settings: Settings) -> list[Method]:
-    """Return the rows that the settings' ``variants`` describe.
+class OwnRows(NamedTuple):
+    """The rows that a run makes rather than chooses.
+
+    Attributes:
+        main: The run's own method.
+        base: What it is built on, None where it is that itself.
+        control: The same with a geometry that is not learned, None where that changes nothing.
+    """
+
+    main: Method
+    base: Method | None
+    control: Method | None
+
+
+def generates(settings: Settings) -> bool:
+    """Whether images are sampled from a diffusion model rather than learned."""
+    return settings["distiller"].get("kind") == "guided_diffusion"
+
+
+def matched_rows(settings: Settings) -> OwnRows:
+    """Return the rows of a run that learns its images."""
+    matching, control = settings["matching"], controlled(settings)
+    base = Method(matching["name"], matching["label"], "matching", flattened(settings))
+    if is_flat(settings):
+        return OwnRows(base, None, None)
+    suffix = "" if matching["name"] == "dm" else f" ({matching['label']})"
+    fixed = Method("control", f"Fixed geometry{suffix}", "matching", control)
+    main = Method("geodm", f"GeoDM{suffix}", "matching", settings)
+    return OwnRows(main, base, None if control == settings else fixed)
+
+
+def generated_rows(settings: Settings) -> OwnRows:
+    """Return the rows of a run that samples its images: guided, and the same model unguided."""
+    guidance = settings["guidance"]
+    main = Method(guidance["name"], guidance["label"], "generation", settings)
+    unguided = {**settings, "guidance": UNGUIDED}
+    base = Method(UNGUIDED["name"], UNGUIDED["label"], "generation", unguided)
+    return OwnRows(main, None if main.key == base.key else base, None)
+
+
+def variants_of(settings: Settings, *, kind: str) -> list[Method]:
+    """Return the rows that the settings' ``variants`` describe, all of one kind.
 
     Raises:
         InputError: If a variant changes what all rows of a table share.
@@ -85,7 +128,7 @@ def variants_of(settings: Settings) -> list[Method]:
                 f"change {', '.join(VARIABLE)}"
             )
         settings_of_row = changed(settings, changes, name=f"variants.{key}")
-        rows.append(Method(key, variant.get("label", key), "matching", settings_of_row))
+        rows.append(Method(key, variant.get("label", key), kind, settings_of_row))
     return rows
 
 

@@ -21,6 +21,7 @@ from geodm_lightning.settings import check_settings, choose_accelerator, shorten
 from geodm_lightning.site import Site, open_site
 from geodm_lightning.stages.distill import distill
 from geodm_lightning.stages.evaluate import evaluate
+from geodm_lightning.stages.relabel import relabel
 from geodm_lightning.stages.report import report, report_seeds
 from geodm_lightning.stages.run import Run
 
@@ -77,7 +78,7 @@ def run_seed(settings: dict[str, Any], data: RealDataModule, site: Site) -> Run:
     run = Run(settings, folder_of(settings, settings["seed"]), data, site)
     if site.processes.is_main:
         run.folder.open(settings, provenance(site.device))
-    stages = {"distill": distill, "evaluate": evaluate, "report": report}
+    stages = {"distill": distill, "relabel": relabel, "evaluate": evaluate, "report": report}
     with wandb_loggers(run) as loggers:
         for name in settings["stages"]:
             stages[name](run._replace(loggers=loggers))

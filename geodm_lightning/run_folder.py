@@ -16,6 +16,7 @@ FREE = (
     "stages",
     "baselines",
     "variants",  # a row that was made before is compared with the settings in its manifest
+    "supervision",  # students are known by what they learned from
     "num_seeds",
     "run_dir",
     "cache_dir",
@@ -26,6 +27,11 @@ FREE = (
     "trainer.devices",
     "trainer.strategy",
     "trainer.threads",
+    "generator.batch_size",
+    "generator.checkpointing",
+    "teachers.batch_size",
+    "teachers.strict",
+    "teachers.labels",  # students are known by what they learned from
     "distiller.classes_per_step",
     "distiller.checkpoint_every",
     "evaluation.num_students",
@@ -80,6 +86,19 @@ class RunFolder(NamedTuple):
         """Checkpoint of a distillation under way."""
         name = "last.ckpt" if is_main else f"{method}.ckpt"
         return self.path / "checkpoints" / name
+
+    def latents(self, method: str) -> Path:
+        """Folder of the latents of a set that is being sampled."""
+        return self.path / "latents" / method
+
+    @property
+    def agreement(self) -> Path:
+        """How far teachers agree with the labels of real images and of the sets."""
+        return self.path / "labels" / "agreement.json"
+
+    def labels(self, method: str, teachers: str) -> Path:
+        """Folder of what teachers say of the views of a set."""
+        return self.path / "labels" / method / teachers
 
     def students(self, method: str) -> Path:
         """Folder of finished students of one method."""

@@ -10,7 +10,7 @@ import torch
 
 from geodm_lightning.types import InputError
 
-STAGES = ("distill", "evaluate", "report")
+STAGES = ("distill", "relabel", "evaluate", "report")
 BASELINES = ("random", "mosaic", "herding", "base", "control", "whole")
 
 
@@ -84,12 +84,27 @@ NUMBERS = {
     "pool.count": COUNT,
     "pool.epochs": COUNT,
     "pool.herding_epochs": COUNT,
+    "generator.num_steps": COUNT,
+    "generator.guidance_scale": NOT_NEGATIVE,
+    "generator.guided_channels": OPTIONAL_COUNT,
+    "generator.batch_size": COUNT,
+    "generator.num_real": COUNT,
+    "guidance.transport.scale": NOT_NEGATIVE,
+    "guidance.transport.epsilon": POSITIVE,
+    "guidance.transport.num_iters": COUNT,
+    "guidance.deviation.scale": NOT_NEGATIVE,
+    "guidance.influence.scale": NOT_NEGATIVE,
+    "guidance.influence.num_real": COUNT,
+    "teachers.top_k": COUNT,
+    "teachers.batch_size": COUNT,
     "evaluation.num_students": COUNT,
     "schedule.max_iterations": OPTIONAL_COUNT,
     "schedule.max_real_batch": OPTIONAL_COUNT,
     "schedule.max_student_epochs": OPTIONAL_COUNT,
     "schedule.max_networks": OPTIONAL_COUNT,
     "schedule.max_pretrain_steps": OPTIONAL_COUNT,
+    "schedule.max_teacher_steps": OPTIONAL_COUNT,
+    "schedule.max_generator_steps": OPTIONAL_COUNT,
     "schedule.max_whole_steps": OPTIONAL_COUNT,
     "schedule.max_students": OPTIONAL_COUNT,
     "trainer.devices": COUNT,
@@ -101,6 +116,11 @@ CHOICES = {
     "trainer.precision": ("32-true", "bf16-mixed"),
     "logger.kind": ("csv", "wandb"),
     "pool.kind": ("random", "trained"),
+    "generator.sampler": ("ddpm", "ddim"),
+    "guidance.transport.through": ("latent", "clean"),
+    "guidance.transport.ground": ("l1", "product"),
+    "teachers.labels": ("store", "online"),
+    "teachers.kind": ("fp16", "int8", "topk"),
 }
 
 
@@ -113,12 +133,6 @@ def check_settings(settings: dict[str, Any]) -> None:
     Raises:
         InputError: Naming the first value that cannot be used, and what could.
     """
-    if settings["distiller"].get("kind") == "guided_diffusion":
-        raise InputError(
-            f"experiment '{settings['name']}' needs transport-guided diffusion, which this "
-            "version does not have yet; choose an experiment listed by --list that distils by "
-            "matching"
-        )
     for key, rule in NUMBERS.items():
         found, value = _look_up(settings, key)
         if found and rule.broken_by(value):
@@ -133,9 +147,28 @@ def check_settings(settings: dict[str, Any]) -> None:
             raise InputError(
                 f"unknown entry {unknown[0]!r} in {key}; choose among {', '.join(names)}"
             )
+    _check_parts(settings)
     name = str(settings["name"])
     if not name or name in (".", "..") or os.sep in name:
         raise InputError(f"name must be usable as a folder name, got {name!r}")
+
+
+def _check_parts(settings: dict[str, Any]) -> None:
+    """Check that what asks for a diffusion model or for teachers has them."""
+    generates = settings["distiller"].get("kind") == "guided_diffusion"
+    if generates and settings["generator"]["transformer"] is None:
+        raise InputError(
+            "distiller=guided_diffusion samples from a diffusion model, but there is none; choose "
+            "one with generator=NAME"
+        )
+    if not settings["supervision"]:
+        raise InputError("supervision is empty; name what students learn from, supervision=hard")
+    for name, supervision in settings["supervision"].items():
+        if supervision.get("teachers") and not settings["teachers"]["pool"]:
+            raise InputError(
+                f"supervision {name!r} needs teachers, but there are none; choose some with "
+                "teachers=NAME, or supervision=hard"
+            )
 
 
 def _look_up(settings: dict[str, Any], key: str) -> tuple[bool, Any]:
@@ -190,6 +223,8 @@ def shortened(settings: dict[str, Any]) -> dict[str, Any]:
         "max_student_epochs": 2,
         "max_networks": 2,
         "max_pretrain_steps": 2,
+        "max_teacher_steps": 2,
+        "max_generator_steps": 2,
         "max_whole_steps": 2,
         "max_students": 1,
     }

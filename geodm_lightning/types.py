@@ -86,7 +86,7 @@ class DenoisingStep(NamedTuple):
         alpha_cumprod: Share of the clean signal's variance in ``latents``, in (0, 1).
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no one wants here
     num_steps: int
     latents: Tensor
     clean: Tensor

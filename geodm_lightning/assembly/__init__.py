@@ -7,6 +7,8 @@ from geodm_lightning.assembly.distiller import (
     build_real_features,
     sharing_key,
 )
+from geodm_lightning.assembly.generator import build_generator
+from geodm_lightning.assembly.guides import build_guides
 from geodm_lightning.assembly.matching import build_matching
 from geodm_lightning.assembly.networks import (
     build_pool,
@@ -17,21 +19,33 @@ from geodm_lightning.assembly.networks import (
 )
 from geodm_lightning.assembly.options import instantiate, num_iterations, real_batch
 from geodm_lightning.assembly.protocol import build_protocol
+from geodm_lightning.assembly.teachers import (
+    build_supervisions,
+    build_teachers,
+    open_store,
+    wanted_teachers,
+)
 
 __all__ = [
     "build_data",
     "build_distiller",
+    "build_generator",
+    "build_guides",
     "build_matching",
     "build_pool",
     "build_protocol",
     "build_real_features",
+    "build_supervisions",
+    "build_teachers",
     "check_buildable",
     "herding_network",
     "instantiate",
     "network_builder",
     "num_iterations",
+    "open_store",
     "pretrain_settings",
     "real_batch",
     "sharing_key",
     "trained_states",
+    "wanted_teachers",
 ]

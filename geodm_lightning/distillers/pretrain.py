@@ -14,7 +14,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
 from geodm_lightning.data.augment import Augmentation
-from geodm_lightning.data.batches import LabelledBatches, fetch_from_table
+from geodm_lightning.data.batches import Fetch, LabelledBatches, fetch_from_table
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.distillers.checkpoint import load_checkpoint, save_checkpoint
 from geodm_lightning.networks.classifier import Classifier
@@ -63,6 +63,7 @@ def pretrained_states(
     identity: dict[str, Any],
     seed: int,
     site: Site,
+    fetch: Fetch | None = None,
 ) -> tuple[list[State], list[State]]:
     """Train networks on real images, or read those trained before.
 
@@ -80,6 +81,7 @@ def pretrained_states(
         identity: Plain values that decide the weights; pools of another identity lie elsewhere.
         seed: Seed of weights, order and augmentation.
         site: Where to compute.
+        fetch: Maps indices to normalised images; the table's own when omitted.
 
     Returns:
         Initial and final state dictionaries, ``count`` of each, on the CPU.
@@ -96,7 +98,7 @@ def pretrained_states(
     for index in range(count)[site.processes.rank :: site.processes.world_size]:
         if not paths[index].is_file():
             batches = LabelledBatches(
-                fetch_from_table(table),
+                fetch or fetch_from_table(table),
                 table.labels,
                 batch_size=settings.batch_size,
                 num_steps=settings.num_steps(len(table)),

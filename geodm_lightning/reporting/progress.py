@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -130,6 +132,34 @@ class StudentProgress(TrainingProgress):
     def describe(self, module: LightningModule) -> str:
         """Return ``student 2/5 on GeoDM``."""
         return f"student {int(module.index) + 1}/{self._num_students} on {self._label}"  # type: ignore[arg-type]
+
+
+@contextmanager
+def counted(title: str, *, total: int, console: Console) -> Iterator[Callable[[int], None]]:
+    """Show how far something is that no trainer runs; nothing where there is nothing to do.
+
+    Args:
+        title: What is made, such as ``"sample images"``.
+        total: How many.
+        console: Where to print.
+
+    Yields:
+        A function to be told how many more are there.
+    """
+    if not total:
+        yield lambda count: None
+        return
+    if not console.is_terminal:
+        started = time.monotonic()
+        console.print(f"{title}: {total}", markup=False, highlight=False, soft_wrap=True)
+        yield lambda count: None
+        seconds = time.monotonic() - started
+        text = f"{title}: done in {seconds:.1f} s, {total / max(seconds, 1e-9):.1f} it/s"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        return
+    with _new_progress(console) as progress:
+        task = progress.add_task(title, total=total, loss="")
+        yield lambda count: progress.advance(task, count)
 
 
 class _SpeedColumn(ProgressColumn):
