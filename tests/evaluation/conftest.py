@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,6 +48,15 @@ TINY_C = Protocol(
     num_students=2,
     whole_steps=6,
 )
+TINY_VIEWS = replace(
+    TINY_C, name="E", augmentation="none", cutmix_probability=0.0, views={}, milestones=(),
+    schedule="cosine", smoothing=2.0, ema_decay=0.9, decay_vectors=False,
+)  # fmt: skip
+
+
+@pytest.fixture
+def tiny_views() -> Protocol:
+    return TINY_VIEWS
 
 
 @pytest.fixture

@@ -17,6 +17,16 @@ def test_students_see_the_normalised_images(digits, make_set, candidate):
     assert candidate.labels[chosen].tolist() == [9, 0, 3]
 
 
+def test_pixels_of_eight_bits_are_seen_as_their_floats_are(digits, make_set, candidate):
+    plain = make_set()
+    coarse = (plain.images * 255).round().to(torch.uint8)
+    small = candidate_from_set(plain._replace(images=coarse), spec=digits.spec, device=CPU)
+    chosen = torch.tensor([99, 0, 37])
+    expected = normalise(coarse[chosen].float() / 255, digits.spec)
+    assert torch.equal(small.fetch(chosen), expected)
+    assert small.digest != candidate.digest
+
+
 def test_mosaics_are_cut_and_labelled(digits, make_set):
     candidate = candidate_from_set(make_set(factor=2), spec=digits.spec, device=CPU)
     assert len(candidate.labels) == 400

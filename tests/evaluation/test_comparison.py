@@ -6,6 +6,7 @@ import pytest
 from geodm_lightning.evaluation.comparison import compare
 from geodm_lightning.evaluation.record import StudentResult
 from geodm_lightning.evaluation.result import EvaluationResult
+from geodm_lightning.evaluation.supervision import Supervision
 from geodm_lightning.types import InputError
 
 
@@ -47,3 +48,6 @@ def test_refusals(make, tiny_a):
         compare(make("GeoDM", 0.7), make("DM", 0.6))
     with pytest.raises(InputError, match="judged under different protocols"):
         compare(ours, make("DM", 0.6, 0.7, protocol=replace(tiny_a, lr=0.5)))
+    taught = replace(ours, supervision=Supervision("lia", "LIA", mse=1.0, teachers="all"))
+    with pytest.raises(InputError, match="from Hard labels, those on GeoDM from LIA"):
+        compare(ours, taught)

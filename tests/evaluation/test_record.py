@@ -26,11 +26,36 @@ def test_reads_what_was_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"protocol_digest": "q"}, {"set_digest": "abd"}, {"seed": 2}, {"index": 3}]
+    "change",
+    [
+        {"protocol_digest": "q"},
+        {"set_digest": "abd"},
+        {"seed": 2},
+        {"index": 3},
+        {"supervision_digest": "soft"},
+    ],
 )
 def test_another_protocol_set_or_student_is_not_found(tmp_path, change):
     write_record(tmp_path, STUDENT, protocol_digest="p")
     assert read_record(tmp_path, replace(KEY, **change)) is None
+
+
+def test_supervised_record_is_found_by_its_supervision_alone(tmp_path):
+    path = write_record(tmp_path, STUDENT, protocol_digest="p", supervision_digest="soft")
+    assert read_record(tmp_path, replace(KEY, supervision_digest="soft")) == STUDENT
+    assert read_record(tmp_path, KEY) is None
+    path.rename(KEY.path(tmp_path))
+    with pytest.raises(InputError, match="supervision than its name"):
+        read_record(tmp_path, KEY)
+
+
+def test_record_of_before_there_were_supervisions_is_one_of_hard_labels(tmp_path):
+    path = write_record(tmp_path, STUDENT, protocol_digest="p")
+    assert path.name == "student-p-abc-seed1-2.json"
+    values = json.loads(path.read_text())
+    del values["supervision_digest"]
+    path.write_text(json.dumps(values))
+    assert read_record(tmp_path, KEY) == STUDENT
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"student": {}}', "\udcff"])

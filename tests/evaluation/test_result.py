@@ -3,11 +3,20 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from geodm_lightning.evaluation.result import load_results, merge_results, save_results
+from geodm_lightning.evaluation.result import (
+    load_results,
+    merge_results,
+    one_per_set,
+    save_results,
+)
+from geodm_lightning.evaluation.supervision import HARD, Supervision
 from geodm_lightning.types import InputError
+
+LIA = Supervision("lia", "LIA", mse=1.0, teachers="aligned")
 
 
 def test_mean_and_sample_deviation_by_hand(make_result):
@@ -50,6 +59,8 @@ def test_merging_one_result_changes_nothing(make_result):
         {"ipc": 1},
         {"num_images": 400},
         {"schedule_share": 1.0},
+        {"supervision": LIA},
+        {"teachers": ("a",)},
     ],
 )
 def test_refuses_to_merge_what_differs(make_result, changes):
@@ -74,6 +85,42 @@ def test_file_keeps_every_field(tmp_path, make_result):
         make_result(0.9, method="whole", ipc=None, schedule_share=None),
     ]
     assert load_results(save_results(tmp_path / "results.json", results)) == results
+
+
+def test_supervision_is_kept_and_merged(tmp_path, make_result):
+    parts = [
+        make_result(
+            0.5, seed=s, supervision=LIA, teachers=("a", "b"), label_identities={str(s): f"id{s}"}
+        )
+        for s in (0, 1)
+    ]  # fmt: skip
+    assert load_results(save_results(tmp_path / "results.json", parts)) == parts
+    merged = merge_results(parts)
+    assert merged.label_identities == {"0": "id0", "1": "id1"}
+    assert (merged.key, merged.full_label) == ("geodm/lia", "GeoDM · LIA")
+    assert (make_result(0.5).key, make_result(0.5).full_label) == ("geodm", "GeoDM")
+
+
+def test_results_of_before_there_were_supervisions_are_of_hard_labels(tmp_path, make_result):
+    path = save_results(tmp_path / "results.json", [make_result(0.5)])
+    values = json.loads(path.read_text())
+    for name in ("supervision", "teachers", "label_identities"):
+        del values[0][name]
+    path.write_text(json.dumps(values))
+    assert load_results(path) == [make_result(0.5)]
+
+
+def test_committed_results_still_load():
+    paths = sorted((Path(__file__).parents[2] / "results").glob("*/results.json"))
+    assert len(paths) >= 7
+    for path in paths:
+        assert all(result.supervision == HARD for result in load_results(path))
+
+
+def test_one_per_set_keeps_the_first_of_each_method(make_result):
+    hard, soft = make_result(0.5), make_result(0.6, supervision=LIA)
+    other = make_result(0.7, method="dm")
+    assert one_per_set([hard, soft, other]) == [hard, other]
 
 
 def test_missing_file_is_named(tmp_path):

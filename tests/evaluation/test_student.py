@@ -1,5 +1,6 @@
 """Students: fresh weights, the schedule as it is stepped, and a plain loop as the reference."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,8 @@ from torch.nn import functional as F
 
 from geodm_lightning.evaluation.datamodule import EvaluationDataModule
 from geodm_lightning.evaluation.student import StudentModule
+from geodm_lightning.evaluation.supervision import Supervision
+from geodm_lightning.matching.logits import logit_transport
 from geodm_lightning.networks.backbones import build_network
 from geodm_lightning.networks.classifier import classification_loss
 from geodm_lightning.randomness import keyed_generator
@@ -103,6 +106,58 @@ def test_equals_a_plain_loop(digits, candidate, protocol):
         optimizer.step()
     expected = torch.nn.utils.parameters_to_vector(network.parameters())
     torch.testing.assert_close(weights(student), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_views_are_learned_as_a_plain_loop_learns_them(digits, candidate, tiny_views):
+    """Smoothed cosine, decay of matrices alone, soft labels, and the average in the end."""
+    teacher = build_network(
+        "convnet", num_classes=10, channels=1, resolution=8, width=4, depth=3,
+        generator=keyed_generator(7, "teacher"),
+    ).eval()  # fmt: skip
+
+    class Online:
+        num_classes = 10
+
+        def logits(self, epoch, indices, images):
+            with torch.no_grad():
+                return teacher(images)
+
+        def identity(self):
+            return "online"
+
+    supervision = Supervision("otm", "OTM", ce=0.1, mse=1.0, transport=0.01, teachers="all")
+    num_steps = tiny_views.num_steps(100)
+    student = StudentModule(
+        tiny_views, digits.spec, seed=0, index=1, num_steps=num_steps, supervision=supervision
+    )
+    module = EvaluationDataModule(
+        candidate, test=digits.test, protocol=tiny_views, seed=0, index=1, labeller=Online()
+    )
+    SITE.trainer(max_epochs=1, max_steps=num_steps).fit(student, module)
+
+    network = build_network(
+        "convnet", num_classes=10, channels=1, resolution=8, width=4, depth=3,
+        generator=keyed_generator(0, "student", 1),
+    )  # fmt: skip
+    matrices = [p for p in network.parameters() if p.dim() > 1]
+    vectors = [p for p in network.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
+    )
+    average = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+    for step, batch in enumerate(module.train_dataloader()):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / (2 * num_steps)))
+        optimizer.zero_grad()
+        answers, wanted = network(batch.images), teacher(batch.images).detach()
+        loss = 0.1 * F.cross_entropy(answers, batch.labels) + F.mse_loss(answers, wanted)
+        (loss + 0.01 * logit_transport(answers, wanted)).backward()
+        optimizer.step()
+        kept = min(0.9, (1 + step) / (10 + step))
+        now = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+        average = kept * average + (1 - kept) * now
+    assert step + 1 == num_steps
+    torch.testing.assert_close(weights(student), average, rtol=1e-5, atol=1e-7)
 
 
 def test_scores_by_hand(digits, candidate, tiny_a):

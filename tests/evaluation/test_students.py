@@ -7,6 +7,7 @@ import torch
 
 from geodm_lightning.evaluation.candidate import candidate_from_set
 from geodm_lightning.evaluation.students import evaluate_students
+from geodm_lightning.evaluation.supervision import HARD, Supervision
 from geodm_lightning.processes import Processes
 from geodm_lightning.reporting.tracking import CsvTracker, read_metrics
 from geodm_lightning.site import Site
@@ -138,6 +139,71 @@ def test_logs_every_student_under_its_name(evaluate, tiny_a, tmp_path):
         curves = metrics[f"random/{student.index}"]
         assert curves["student/accuracy"] == ([16], [student.accuracy])
         assert curves["student/loss"].steps == [0]
+
+
+class Wrong:
+    """A labeller whose teachers answer every image with the class after its own."""
+
+    num_classes = 10
+
+    def __init__(self, labels, name="wrong"):
+        self.labels, self.name = labels, name
+
+    def logits(self, epoch, indices, images):
+        return 6.0 * torch.nn.functional.one_hot((self.labels[indices] + 1) % 10, 10).float()
+
+    def identity(self):
+        return self.name
+
+
+LIA = Supervision("lia", "LIA", ce=0.0, mse=1.0, teachers="all")
+
+
+def test_students_believe_their_teachers(evaluate, candidate, tiny_views):
+    """Without a word on the classes, wrong teachers make students that are wrong in their way."""
+    protocol = replace(
+        tiny_views, epochs=30, lr=0.02, num_students=1, network_options={"width": 16},
+        views={"cutmix_probability": 0.0},
+    )  # fmt: skip
+    result = evaluate(protocol=protocol, supervision=LIA, labeller=Wrong(candidate.labels))
+    hard = evaluate(protocol=protocol)
+    assert hard.mean > 0.5
+    assert result.mean < 0.1
+    assert (result.supervision, result.label_identities) == (LIA, {"0": "wrong"})
+    assert (hard.supervision, hard.label_identities, hard.teachers) == (HARD, {}, ())
+
+
+def test_other_labels_or_supervision_are_trained_anew(evaluate, candidate, tiny_views, tmp_path):
+    protocol = replace(tiny_views, num_students=1, epochs=1)
+    taught = {"protocol": protocol, "supervision": LIA, "teachers": ["a", "b"]}
+    first = evaluate(**taught, labeller=Wrong(candidate.labels))
+    assert first.teachers == ("a", "b")
+    again = evaluate(**taught, labeller=Wrong(candidate.labels))
+    assert again.students == first.students  # to the second they took
+    evaluate(**taught, labeller=Wrong(candidate.labels, "other"))
+    evaluate(**{**taught, "supervision": replace(LIA, mse=2.0)}, labeller=Wrong(candidate.labels))
+    evaluate(protocol=protocol)
+    assert len(list((tmp_path / "students").glob("*.json"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "labeller", "named"),
+    [
+        ({}, None, "supervision lia needs labels of teachers; run the stage relabel"),
+        ({"views": None}, Wrong(None), "protocol E has none; set protocol.views"),
+        ({"augmentation": "color"}, Wrong(None), "teachers have not seen augmentation 'color'"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused_first(evaluate, tiny_views, changes, labeller, named):
+    with pytest.raises(InputError, match=named):
+        evaluate(protocol=replace(tiny_views, **changes), supervision=LIA, labeller=labeller)
+
+
+def test_teachers_of_other_classes_are_refused(evaluate, tiny_views):
+    labeller = Wrong(None)
+    labeller.num_classes = 1000
+    with pytest.raises(InputError, match="know 1000 classes, the data set has 10"):
+        evaluate(protocol=tiny_views, supervision=LIA, labeller=labeller)
 
 
 def test_result_tells_what_was_judged(evaluate, tiny_a):
