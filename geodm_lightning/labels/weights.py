@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import pickle
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,8 +97,11 @@ def timm_network(
     import timm
 
     tagged = name if weights is None or is_file(weights) else f"{name.partition('.')[0]}.{weights}"
-    configuration = timm.models.get_pretrained_cfg(tagged) if timm.is_model(tagged) else None
-    if configuration is None:
+    try:
+        configuration = timm.models.get_pretrained_cfg(tagged)
+    except RuntimeError:
+        configuration = None
+    if configuration is None or not timm.is_model(tagged):
         raise _unknown("timm", tagged, timm.list_models() + timm.list_pretrained())
     options: dict[str, Any] = {}
     if configuration.fixed_input_size and configuration.input_size[-1] != resolution:
@@ -121,7 +123,7 @@ def _with_published(entry: Any, name: str) -> nn.Module:
     cached = path.is_file()
     try:
         return models.get_model(name, weights=entry, progress=False)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damaged bytes raise anything
         if cached:
             raise _damaged(path, error) from error
         raise InputError(
@@ -180,7 +182,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damaged bytes raise anything
         raise _damaged(path, error) from error
     for wrapper in WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -207,4 +209,5 @@ def _damaged(path: Path, error: BaseException) -> InputError:
 
 
 def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0].partition('. ')[0]}" if lines else type(error).__name__
