@@ -44,9 +44,8 @@ class DenoiserSettings(NamedTuple):
 class DenoiserTraining(lightning.LightningModule):
     """Learns to predict the noise in images of known classes.
 
-    The loss is the mean squared error of the noise; where the transformer has channels for the
-    variance, plus the variational bound of the step (in bits per dimension), whose gradient
-    reaches only these channels: at 1000 timesteps the hybrid loss of improved DDPM.
+    The loss is the squared error of the noise; where the transformer has channels for the
+    variance, plus 0.001 of the whole bound at 1000 timesteps, as improved DDPM, in bits.
 
     Timesteps are drawn stratified over the batch. Every draw is keyed by (seed, step), so a
     training resumed from a checkpoint goes on as if it had not stopped, provided its loader does.
@@ -73,17 +72,16 @@ class DenoiserTraining(lightning.LightningModule):
         schedule: NoiseSchedule | None = None,
     ) -> None:
         super().__init__()
-        # In training mode the transformer would drop labels with the global generator.
         self.transformer: Any = transformer.eval().requires_grad_(True)
         self.average: Any = copy.deepcopy(transformer).requires_grad_(False)
         self.settings = settings
         self._codec = codec
         self._seed = seed
-        schedule = schedule or NoiseSchedule()
-        self._schedule = schedule.respaced(schedule.num_timesteps)
+        full = schedule or NoiseSchedule()
+        self._schedule = full.respaced(full.num_timesteps)
 
     def train(self, mode: bool = True) -> DenoiserTraining:
-        """Stay in evaluation mode; nothing here behaves otherwise while it learns."""
+        """Stay in evaluation mode; in the other, labels are dropped by the global generator."""
         return super().train(False)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -106,8 +104,8 @@ class DenoiserTraining(lightning.LightningModule):
         """
         num, device = len(latents), latents.device
         strata = torch.randperm(num, generator=generator) + torch.rand(num, generator=generator)
-        timesteps = (strata * self._schedule.num_steps / num).long()
-        timesteps = timesteps.clamp(max=self._schedule.num_steps - 1)
+        last = self._schedule.num_steps - 1
+        timesteps = (strata / num * self._schedule.num_steps).long().clamp(max=last)
         noise = torch.randn(latents.shape, generator=generator).to(device, latents.dtype)
         dropped = torch.rand(num, generator=generator) < self.settings.label_dropout
         none = torch.full_like(labels, self.transformer.config.num_embeds_ada_norm)
@@ -152,7 +150,7 @@ class DenoiserTraining(lightning.LightningModule):
         torch._foreach_lerp_(list(self.average.parameters()), weights, 1 - decay)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient's norm."""
+        """Clip the gradient."""
         nn.utils.clip_grad_norm_(self.transformer.parameters(), self.settings.gradient_clip)
 
     def configure_optimizers(self) -> Any:
@@ -218,9 +216,8 @@ def build_transformer(
         )
     if hidden % 4 or hidden % heads:
         raise InputError(f"hidden={hidden} is not a multiple of 4 and of heads={heads}")
-    seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         transformer: Any = DiTTransformer2DModel(
             num_attention_heads=heads,
             attention_head_dim=hidden // heads,
