@@ -7,6 +7,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from geodm_lightning.evaluation.supervision import Supervision
 from geodm_lightning.reporting.bars import accuracy_bars
 from geodm_lightning.reporting.figures import geometry_curves, image_grid, loss_curves
 from geodm_lightning.reporting.theme import LIGHT, save_png, to_svg
@@ -72,6 +73,33 @@ def test_bars_are_means_in_percent_with_every_student(make_result):
     assert dots[0] == pytest.approx([50.0, 70.0])
     assert dots[1] == pytest.approx([90.0])
     assert [text.get_text().strip() for text in axes.texts] == ["60.0 ± 14.1", "90.0"]
+
+
+def test_bars_of_a_set_stand_together_under_a_legend(make_result):
+    soft = Supervision("lia", "LIA", mse=1.0, teachers="all")
+    results = [
+        make_result("DM", 0.5),
+        make_result("OTG", 0.6),
+        make_result("DM", 0.7, supervision=soft),
+        make_result("OTG", 0.8, supervision=soft),
+    ]
+    axes = accuracy_bars(results).axes[0]
+    by_place = sorted((bar.get_y(), bar.get_width()) for bar in axes.patches)
+    assert [width for _, width in by_place] == pytest.approx([50.0, 70.0, 60.0, 80.0])
+    assert [text.get_text() for text in axes.get_legend().texts] == ["Hard labels", "LIA"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["DM", "OTG"]
+    assert axes.get_yticks().tolist() == pytest.approx([0.5, 3.0])  # 0 and 1, then 2.5 and 3.5
+    assert accuracy_bars(results[:2]).axes[0].get_legend() is None
+
+
+def test_pixels_of_eight_bits_are_drawn_as_their_floats_are():
+    pixels = torch.randint(256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 0, 1, 1])
+    coarse, fine = (
+        image_grid(images, labels, ["a", "b"]).axes[0].images[0].get_array()
+        for images in (pixels.to(torch.uint8), pixels / 255)
+    )
+    np.testing.assert_array_equal(coarse, fine)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from geodm_lightning.distilled.distilled_set import DistilledSet
-from geodm_lightning.reporting.gallery import strip_png
+from geodm_lightning.evaluation.supervision import Supervision
+from geodm_lightning.reporting.gallery import gallery, strip_png
 from geodm_lightning.reporting.page import element
 from geodm_lightning.reporting.report import Report, StageCost, write_figures, write_report
 from geodm_lightning.reporting.tracking import Curve
@@ -132,6 +133,28 @@ def test_dark_and_light_pictures_differ(tmp_path, report):
     pairs = re.findall(r'<source srcset="([^"]+)" media="[^"]*dark[^"]*"><img src="([^"]+)"', text)
     assert len(pairs) == 3
     assert all(dark != light for dark, light in pairs)
+
+
+def test_grid_has_its_columns_and_every_student_its_supervision(tmp_path, report, make_result):
+    soft = Supervision("lia", "LIA", mse=1.0, teachers="all")
+    costs = {"0": {"seconds_per_iteration": 2.0, "component_seconds_per_iteration": {"network": 1},
+                   "component_peak_bytes": {}}}  # fmt: skip
+    geometries = {"0": {"weight/hyperbolic": 0.5}}
+    results = [
+        make_result("GeoDM", 0.5, costs=costs, geometries=geometries),
+        make_result("GeoDM", 0.75, costs=costs, geometries=geometries, supervision=soft),
+    ]
+    page = render(tmp_path, replace(report, results=results))
+    for shown in ("Hard labels, %", "LIA, %", "GeoDM · LIA, seed 0, 1", "75.0"):
+        assert shown in page.text
+    assert page.text.count("2000.0") == 1  # the set was made once: one line in the ledger
+
+
+def test_gallery_shows_pixels_of_eight_bits_as_their_floats(report):
+    distilled = report.sets["DM"]
+    coarse = distilled._replace(images=(distilled.images * 255).round().to(torch.uint8))
+    fine = coarse._replace(images=coarse.images / 255)
+    assert gallery({"DM": coarse}, ("a", "b")) == gallery({"DM": fine}, ("a", "b"))
 
 
 def test_strip_holds_the_pixels_with_transparent_gaps():

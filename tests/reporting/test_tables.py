@@ -7,8 +7,13 @@ import pytest
 from rich.console import Console
 
 from geodm_lightning.evaluation.result import merge_results
+from geodm_lightning.evaluation.supervision import Supervision
+from geodm_lightning.reporting.notes import describe_protocol, describe_supervision
 from geodm_lightning.reporting.tables import build_table, to_latex, to_markdown, to_terminal
 from geodm_lightning.types import InputError
+
+LIA = Supervision("lia", "LIA", ce=0.025, mse=1.0, teachers="aligned")
+OTM = replace(LIA, name="lia_otm", label="LIA + OTM", transport=0.001)
 
 
 @pytest.fixture
@@ -90,3 +95,99 @@ def test_terminal_shows_labels_as_they_are(make_result):
         console.print(to_terminal(build_table([make_result("[red]x[/red]", 0.5)])))
     assert "[red]x[/red]" in captured.get()
     assert "50.0" in captured.get()
+
+
+@pytest.fixture
+def taught(make_result):
+    """Three sets under three supervisions, one of them not under all."""
+    hard = [make_result("DM", 0.5, 0.7), make_result("OTG", 0.6, schedule_share=0.5)]
+    whole = make_result("Whole set", 0.9, ipc=None)
+    soft = [
+        make_result(label, mean, supervision=LIA, teachers=("a", "b"), **options)
+        for label, mean, options in (("DM", 0.7, {}), ("OTG", 0.8, {"schedule_share": 0.5}))
+    ]
+    matched = make_result("OTG", 0.85, supervision=OTM, teachers=("a", "b"), schedule_share=0.5)
+    return [*hard, whole, *soft, matched]
+
+
+def test_supervisions_are_the_columns_of_a_grid(taught):
+    table = build_table(taught)
+    assert table.headings == (
+        "Method", "Images per class", "Hard labels, %", "LIA, %", "LIA + OTM, %",
+    )  # fmt: skip
+    assert table.rows == (
+        ("DM", "10", "60.0 ± 14.1", "70.0", "–"),
+        ("OTG", "10", "60.0", "80.0", "85.0"),
+        ("Whole set", "all", "90.0", "–", "–"),
+    )
+
+
+def test_grid_says_what_students_learned_from_and_how_often(taught):
+    notes = build_table(taught).notes
+    assert "Hard labels: cross-entropy to the classes." in notes
+    assert (
+        "LIA: 0.025 × cross-entropy to the classes + 1 × squared difference of logits; "
+        "teachers: as many as the images per class ask for (a, b)." in notes
+    )
+    assert any("0.001 × transport between logits at temperature 2" in note for note in notes)
+    assert "Each accuracy: 2 students, 1 seed or 1 students, 1 seed." in notes
+    assert sum("of the published iterations" in note for note in notes) == 1
+    assert sum("a budget of our choice" in note for note in notes) == 1
+
+
+def test_grid_tells_the_spread_of_seeds_by_column(make_result):
+    results = [
+        merge_results([make_result("DM", low, **s), make_result("DM", low + rise, seed=1, **s)])
+        for low, rise, s in ((0.5, 0.1, {}), (0.6, 0.2, {"supervision": LIA}))
+    ]
+    # 0.1 / sqrt(2) and 0.2 / sqrt(2)
+    expected = "Standard deviation between the means of the seeds: DM 7.1 / 14.1."
+    assert expected in build_table(results).notes
+
+
+def test_one_supervision_is_a_plain_table_that_names_it(make_result):
+    table = build_table([make_result("DM", 0.5, supervision=LIA, teachers=("a",))])
+    assert table.rows == (("DM", "10", "50.0", "1", "1"),)
+    assert any(note.startswith("LIA: 0.025 ×") for note in table.notes)
+
+
+def test_grid_in_every_format(taught):
+    table = build_table(taught)
+    lines = to_markdown(table).splitlines()
+    assert "| OTG | 10 | 60.0 | 80.0 | 85.0 |" in lines
+    assert {line.count("|") for line in lines if line.startswith("|")} == {6}
+    latex = to_latex(table)
+    assert r"\begin{tabular}{lrrrr}" in latex
+    assert r"DM & 10 & 60.0 $\pm$ 14.1 & 70.0 & – \\" in latex
+    console = Console(width=120, record=True, file=None, quiet=False)
+    with console.capture() as captured:
+        console.print(to_terminal(table))
+    assert "LIA + OTM, %" in captured.get()
+
+
+def test_grid_refuses_one_cell_twice_and_columns_of_one_name(make_result, taught):
+    with pytest.raises(InputError, match="OTG · LIA is there twice; merge its seeds first"):
+        build_table([*taught, make_result("OTG", 0.1, supervision=LIA)])
+    twin = make_result("OTG", 0.1, supervision=replace(OTM, label="LIA"))
+    with pytest.raises(InputError, match="two supervisions have one label in Hard labels, LIA"):
+        build_table([*taught, twin])
+
+
+def test_protocol_tells_its_schedule_its_average_and_its_views(protocol):
+    protocol = replace(
+        protocol, optimizer="adamw", momentum=0.0, milestones=(), schedule="cosine", smoothing=2.0,
+        ema_decay=0.99, decay_vectors=False, resolution=6, augmentation="none",
+        views={"crop_scale": (0.25, 1.0), "cutmix_probability": 0.5},
+    )  # fmt: skip
+    text = describe_protocol(protocol)
+    for part in (
+        "convnet at 6 px", "weight decay 0.0005 of matrices", "half cosine over 2 times the",
+        "average of the weights with decay 0.99", "views of 0.25 to 1 of the area, mirrored where",
+        "CutMix with probability 0.5",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_supervision_by_divergence_tells_its_temperature():
+    kl = Supervision("kl", "KL", ce=0.0, kl=1.0, kl_temperature=4.0, teachers="all")
+    assert describe_supervision(kl) == "1 × divergence at temperature 4; teachers: all"
