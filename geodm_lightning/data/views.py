@@ -185,10 +185,11 @@ def crop(images: Tensor, crops: Crops, *, resolution: int) -> Tensor:
         raise InputError(f"views need square images, got {tuple(images.shape[-2:])} pixels")
     tops, lefts, heights, widths = crops.boxes.T
     rows = _resampled(images.transpose(1, 2), tops, heights, resolution)
+    # A mirrored crop is read from its right end backwards.
+    lefts = torch.where(crops.mirrored, lefts + widths, lefts)
+    widths = torch.where(crops.mirrored, -widths, widths)
     columns = _resampled(rows.permute(0, 3, 2, 1), lefts, widths, resolution)
-    images = columns.permute(0, 2, 3, 1)
-    mirrored = crops.mirrored.to(images.device)[:, None, None, None]
-    return torch.where(mirrored, images.flip(-1), images)
+    return columns.permute(0, 2, 3, 1).contiguous()
 
 
 def _resampled(lines: Tensor, starts: Tensor, lengths: Tensor, resolution: int) -> Tensor:
@@ -197,7 +198,7 @@ def _resampled(lines: Tensor, starts: Tensor, lengths: Tensor, resolution: int) 
     Args:
         lines: ``(n, side, ...)`` rows or columns of images.
         starts: ``(n,)`` where the stretch begins, in shares of the side.
-        lengths: ``(n,)`` how long it is, in shares of the side.
+        lengths: ``(n,)`` how long it is, in shares of the side; negative backwards.
         resolution: Lines of the result.
 
     Returns:
@@ -205,7 +206,7 @@ def _resampled(lines: Tensor, starts: Tensor, lengths: Tensor, resolution: int) 
     """
     num_images, side = lines.shape[:2]
     step = (lengths * side / resolution)[:, None]  # lines of the image per line of the result
-    support = step.clamp(min=1.0)
+    support = step.abs().clamp(min=1.0)
     centres = (starts * side)[:, None] + step * (torch.arange(resolution) + 0.5)
     # As many taps as any crop may need: a number that does not depend on the batch.
     taps = torch.arange(math.ceil(2 * max(side / resolution, 1.0)))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from geodm_lightning.labels.teachers import Teacher
+from geodm_lightning.site import Precision
 from geodm_lightning.types import InputError
-
-Precision = Literal["32-true", "bf16-mixed"]
 
 
 class TeacherPool(nn.Module):

@@ -209,5 +209,5 @@ def _damaged(path: Path, error: BaseException) -> InputError:
 
 
 def _line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0].partition('. ')[0]}" if lines else type(error).__name__
+    name, lines = type(error).__name__, str(error).splitlines()
+    return f"{name}: {lines[0].partition('. ')[0]}" if lines else name
