@@ -52,7 +52,7 @@ class AutoencoderTraining(lightning.LightningModule):
 
     def __init__(self, autoencoder: nn.Module, *, settings: AutoencoderSettings, seed: int) -> None:
         super().__init__()
-        self.autoencoder: Any = autoencoder.requires_grad_(True)
+        self.autoencoder: Any = autoencoder.train().requires_grad_(True)
         self.settings = settings
         self._seed = seed
         self.mean_square: Tensor

@@ -72,17 +72,16 @@ class DenoiserTraining(lightning.LightningModule):
         schedule: NoiseSchedule | None = None,
     ) -> None:
         super().__init__()
-        self.transformer: Any = transformer.eval().requires_grad_(True)
+        for part in transformer.modules():
+            if hasattr(part, "dropout_prob"):  # diffusers drops labels by the global generator
+                setattr(part, "dropout_prob", 0.0)  # noqa: B010
+        self.transformer: Any = transformer.train().requires_grad_(True)
         self.average: Any = copy.deepcopy(transformer).requires_grad_(False)
         self.settings = settings
         self._codec = codec
         self._seed = seed
         full = schedule or NoiseSchedule()
         self._schedule = full.respaced(full.num_timesteps)
-
-    def train(self, mode: bool = True) -> DenoiserTraining:
-        """Stay in evaluation mode; in the other, labels are dropped by the global generator."""
-        return super().train(False)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch at random timesteps."""

@@ -1,8 +1,11 @@
 """Small transformers, real and analytic."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import lightning
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,6 +31,37 @@ class GaussianTransformer(nn.Module):
         centre = kept.sqrt() * self.means[class_labels][:, None, None, None]
         spread = kept * self.deviation**2 + 1 - kept
         return SimpleNamespace(sample=(1 - kept).sqrt() * (latents - centre) / spread)
+
+
+class Batches:
+    """Batches in a given order, as often as asked."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+
+def fit(
+    module: lightning.LightningModule,
+    batches: list[Any],
+    *,
+    ckpt_path: Path | None = None,
+    save: Path | None = None,
+    **options: Any,
+) -> Any:
+    """Train a module on a CPU, one epoch unless said otherwise, and return it."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    plain = {"accelerator": "cpu", "max_epochs": 1, "enable_checkpointing": False}
+    trainer = lightning.Trainer(**{**plain, **quiet, **options})
+    trainer.fit(module, Batches(batches), ckpt_path=ckpt_path)
+    if save is not None:
+        trainer.save_checkpoint(save)
+    return module
 
 
 @pytest.fixture(scope="session")
