@@ -39,16 +39,16 @@ def run(config: DictConfig) -> None:
     values: Any = OmegaConf.to_container(config, resolve=True)
     check_settings(values)
     settings = shortened(values)
-    rows = [row.settings for row in methods_of(settings) if row.kind == "matching"]
-    for row in rows:
-        check_settings(row)
+    made = [row for row in methods_of(settings) if row.kind in ("matching", "generation")]
+    for row in made:
+        check_settings(row.settings)
     trainer = settings["trainer"]
     accelerator = choose_accelerator(trainer)
     seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
     several = trainer["devices"] > 1 and not processes.launched()
     device = torch.device("cpu") if several else processes.own_device(accelerator)
     data = assembly.build_data(settings, device)
-    assembly.check_buildable(settings, data.spec, rows=rows)
+    assembly.check_buildable(settings, data.spec, rows=[row.settings for row in made])
     for seed in seeds:
         folder_of(settings, seed).check_same({**settings, "seed": seed})
     if several:

@@ -13,7 +13,13 @@ from geodm_lightning.types import InputError
 from tests.experiment import compose_settings
 
 EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("experiment/*.yaml"))
-UNFINISHED = {"imagenet1k_ipc10"}
+GENERATIVE = {
+    path.stem
+    for path in CONFIGS.glob("experiment/*.yaml")
+    if "guided_diffusion" in path.read_text(encoding="utf-8")
+}
+TRAINED_HERE = {name for name in GENERATIVE if "_generative_" in name}  # nothing is downloaded
+MATCHED = sorted(set(EXPERIMENTS) - GENERATIVE)
 GROUPS = (
     "data",
     "network",
@@ -23,6 +29,7 @@ GROUPS = (
     "matching",
     "strategy",
     "evaluation",
+    "guidance",
     "trainer",
     "logger",
     "variants",
@@ -30,7 +37,12 @@ GROUPS = (
 PUBLISHED_EPOCHS = {"tiny_imagenet_ipc10_ncfm": 300, "tiny_imagenet_ipc50_ncfm": 40}  # else 2000
 
 
-@pytest.mark.parametrize("name", sorted(set(EXPERIMENTS) - UNFINISHED))
+def spec_of(settings):
+    spec = dataset_spec(settings["data"]["name"])
+    return spec._replace(resolution=settings["data"]["resolution"] or spec.resolution)
+
+
+@pytest.mark.parametrize("name", MATCHED)
 def test_every_experiment_composes_and_builds(name):
     settings = compose_settings(f"+experiment={name}")
     check_settings(settings)
@@ -46,14 +58,48 @@ def test_every_experiment_composes_and_builds(name):
         assert optimizer.param_groups[0]["lr"] == settings["distiller"][key]["lr"]
 
 
-@pytest.mark.parametrize("name", sorted(UNFINISHED))
-def test_what_cannot_run_yet_refuses(name):
-    with pytest.raises(InputError, match=f"experiment '{name}' needs transport-guided diffusion"):
-        check_settings(compose_settings(f"+experiment={name}"))
+@pytest.mark.parametrize("name", sorted(TRAINED_HERE))
+def test_experiments_that_train_their_models_can_be_built(name):
+    settings = compose_settings(f"+experiment={name}")
+    for row in methods_of(settings):
+        check_settings(row.settings)
+    assert settings["name"] == name
+    assert name.startswith(settings["data"]["name"])
+    assembly.check_buildable(settings, spec_of(settings))
+
+
+@pytest.mark.parametrize("name", sorted(GENERATIVE - TRAINED_HERE))
+def test_experiments_on_published_models_say_which_weights_they_lack(name, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    settings = compose_settings(f"+experiment={name}")
+    check_settings(settings)
+    assert settings["name"] == name
+    assert f"_ipc{settings['ipc']}" in name
+    assert settings["schedule"]["name"] == "full"
+    settings = {**settings, "supervision": {"hard": {"label": "Hard labels"}}}
+    with pytest.raises(InputError, match=r"facebook/DiT-XL-2-256|stabilityai/sd-vae-ft-mse") as it:
+        assembly.check_buildable(settings, spec_of(settings))
+    assert "\n" not in str(it.value)
+    assert str(tmp_path) in str(it.value)
+
+
+def test_guided_runs_have_their_own_rows():
+    settings = compose_settings("+experiment=digits_generative_ipc10", "variants=guidance")
+    rows = methods_of(settings)
+    made = ["unguided", "deviation", "transport", "clean", "product", "otg"]
+    assert [row.key for row in rows] == ["random", *made]
+    assert {row.kind for row in rows[1:]} == {"generation"}
+    by_key = {row.key: row.settings["guidance"] for row in rows}
+    assert by_key["deviation"]["transport"] is None
+    assert by_key["deviation"]["deviation"] == by_key["otg"]["deviation"]
+    assert by_key["unguided"]["transport"] is by_key["unguided"]["deviation"] is None
+    assert by_key["product"]["transport"]["ground"] == "product"
+    unguided = compose_settings("+experiment=digits_generative_ipc10", "guidance=none")
+    assert [row.key for row in methods_of(unguided)] == ["random", "unguided"]
 
 
 def test_published_schedules_are_uncut():
-    for name in set(EXPERIMENTS) - UNFINISHED:
+    for name in MATCHED:
         if name.startswith("digits"):
             continue
         settings = compose_settings(f"+experiment={name}")
@@ -64,7 +110,7 @@ def test_published_schedules_are_uncut():
         assert protocol.fraction == 1.0
 
 
-@pytest.mark.parametrize("name", sorted(set(EXPERIMENTS) - UNFINISHED))
+@pytest.mark.parametrize("name", MATCHED)
 def test_quick_shortens_and_says_so(name):
     settings = compose_settings(f"+experiment={name}", "schedule=quick")
     assert settings["schedule"]["name"] == "quick"
@@ -79,6 +125,14 @@ def test_quick_shortens_and_says_so(name):
 def test_every_option_of_a_group_composes(group):
     for path in (CONFIGS / group).glob("*.yaml"):
         check_settings(compose_settings(f"{group}={path.stem}"))
+
+
+@pytest.mark.parametrize("group", ["generator", "teachers", "supervision"])
+def test_every_option_of_a_guided_run_composes(group):
+    for path in (CONFIGS / group).glob("*.yaml"):
+        if path.stem != "none":
+            overrides = ("+experiment=digits_generative_ipc10", f"{group}={path.stem}")
+            check_settings(compose_settings(*overrides))
 
 
 def test_the_list_has_one_line_per_experiment():
@@ -103,7 +157,7 @@ def test_every_strategy_can_be_built_and_flattened(strategy):
             assembly.check_buildable(row.settings, dataset_spec("digits"))
 
 
-@pytest.mark.parametrize("variants", ["ablation", "modes", "degeneracy", "strategies"])
+@pytest.mark.parametrize("variants", ["ablation", "degeneracy", "hdd", "modes", "strategies"])
 def test_every_variant_can_be_built(variants):
     rows = methods_of(compose_settings(f"variants={variants}"))
     assert len({row.key for row in rows}) == len(rows)
@@ -134,6 +188,17 @@ REFUSED = {
     "distiller.calibration_weight=1": r"calibration_weight=1 needs networks trained.*pool=trained",
     "geometry.learning=greedy": r"greedy.*fixed, joint, adversarial, from_real",
     "matching.sampler={optimizer:{lr:1}}": r"DM has none; use strategy=ncfm_sampler",
+    "distiller=guided_diffusion": r"samples from a diffusion model, but there is none.*generator=",
+    "supervision=soft": r"'lia' needs teachers, but there are none.*teachers=NAME",
+    "supervision=soft teachers=trained_digits": r"protocol A has no views that teachers could label",
+    "+experiment=digits_generative_ipc10 guidance.transport.window=[0.9,0.6]": r"window must be two",
+    "+experiment=digits_generative_ipc10 guidance.transport.through=noise": r"latent, clean|latent",
+    "+experiment=digits_generative_ipc10 generator.class_labels=[1,2]": (
+        r"lists 2 different labels, digits has 10 classes"
+    ),
+    "+experiment=digits_generative_ipc10 generator.class_labels=imagenet": (
+        r"class '0' is no WordNet folder"
+    ),
     "matching.history={weight:1,decay:2,start_share:0}": r"decay must lie in \[0, 1\], got 2",
 }
 
@@ -142,6 +207,7 @@ REFUSED = {
 def test_impossible_combinations_are_refused_with_the_reason(overrides):
     settings = compose_settings(*overrides.split())
     with pytest.raises(InputError, match=REFUSED[overrides]) as caught:
+        check_settings(settings)
         assembly.check_buildable(settings, dataset_spec("digits"))
     assert "\n" not in str(caught.value)
 

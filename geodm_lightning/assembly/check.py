@@ -16,7 +16,7 @@ from geodm_lightning.assembly.generator import (
     class_labels,
     fitting_codec,
 )
-from geodm_lightning.assembly.guides import ground_cost
+from geodm_lightning.assembly.guides import ground_cost, surrogate_settings, transport_guidance
 from geodm_lightning.assembly.matching import build_matching
 from geodm_lightning.assembly.networks import network_builder
 from geodm_lightning.assembly.protocol import build_protocol
@@ -26,6 +26,7 @@ from geodm_lightning.diffusion.codec import AutoencoderCodec, PixelCodec
 from geodm_lightning.diffusion.weights import load_autoencoder, load_transformer
 from geodm_lightning.distillers.synthetic import SyntheticImages
 from geodm_lightning.evaluation.views import input_spec, view_recipe
+from geodm_lightning.guidance.deviation import DeviationGuidance
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.types import DatasetSpec
 
@@ -47,11 +48,14 @@ def check_buildable(
     generator = keyed_generator(settings["seed"], "check")
     network_builder(settings["evaluation"]["student"], input_spec(protocol, spec))(generator)
     check_teachers(settings, spec)
-    if settings["generator"]["transformer"] is not None:
+    samples = settings["generator"]["transformer"] is not None
+    if samples:
         check_generator(settings, spec)
-        return
     for row in [settings] if rows is None else rows:
-        check_row(row, spec)
+        if samples:
+            check_guidance(row, spec)
+        else:
+            check_row(row, spec)
 
 
 def check_row(settings: dict[str, Any], spec: DatasetSpec) -> None:
@@ -113,5 +117,20 @@ def check_generator(settings: dict[str, Any], spec: DatasetSpec) -> None:
     build_sampler(options, denoiser)
     fitting_codec(codec, denoiser, spec)
     class_labels(options["class_labels"], spec, denoiser.num_classes)
-    if settings["guidance"]["transport"] is not None:
-        ground_cost(settings, torch.device("cpu"))
+
+
+def check_guidance(settings: dict[str, Any], spec: DatasetSpec) -> None:
+    """Build the guidance of a row for samples of one pixel.
+
+    Raises:
+        InputError: If a number is out of range or the geometry cannot be built.
+    """
+    options, real = settings["guidance"], torch.zeros(1, 1, 1, 1, 1)
+    if options["transport"] is not None:
+        transport_guidance(options["transport"], real, ground_cost(settings, real.device))
+    if options["deviation"] is not None:
+        DeviationGuidance(**options["deviation"])
+    if options["influence"] is not None:
+        surrogate_settings(settings).steps(1)
+        generator = keyed_generator(settings["seed"], "check")
+        network_builder(options["influence"]["network"], spec)(generator)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from geodm_lightning.assembly.generator import Generator
-from geodm_lightning.assembly.options import instantiate, network_options
+from geodm_lightning.assembly.networks import network_builder
+from geodm_lightning.assembly.options import instantiate
 from geodm_lightning.data.datamodule import RealDataModule
 from geodm_lightning.data.normalise import normalise
 from geodm_lightning.diffusion.latent_table import LatentTable
@@ -26,7 +27,6 @@ from geodm_lightning.guidance.ground import AbsoluteGround, GroundCost, ProductG
 from geodm_lightning.guidance.guidance import Guidance
 from geodm_lightning.guidance.influence import InfluenceGuidance, class_gradients
 from geodm_lightning.guidance.transport import TransportGuidance
-from geodm_lightning.networks.backbones import build_network
 from geodm_lightning.networks.network import Network
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.site import Site
@@ -113,6 +113,13 @@ def _transport(
 ) -> Guidance:
     positions = torch.arange(latents.rows_shape[1])
     real = latents.read(classes[:, None], positions[None]).to(device)
+    return transport_guidance(options, real, ground)
+
+
+def transport_guidance(
+    options: dict[str, Any], real: Tensor, ground: GroundCost
+) -> TransportGuidance:
+    """Build OT guidance towards real latents ``(n, m, ch, h, w)``, as its settings say."""
     numbers = {key: value for key, value in options.items() if key != "ground"}
     return TransportGuidance(real, ground=ground, **numbers)
 
@@ -127,25 +134,11 @@ def influence_maker(
     """Train IGD's surrogates and return what makes the influence guidance of some classes."""
     options, spec = settings["guidance"]["influence"], data.spec
 
-    def build(weights: torch.Generator) -> Network:
-        return build_network(
-            options["network"]["name"],
-            num_classes=spec.num_classes,
-            channels=spec.channels,
-            resolution=spec.resolution,
-            generator=weights,
-            **network_options(options["network"]),
-        )
-
-    recipe = {key: options[key] for key in ("batch_size", "lr", "momentum", "weight_decay")}
+    build = network_builder(options["network"], spec)
     states = trained_surrogates(
         data.train,
         build,
-        settings=SurrogateSettings(
-            tuple(options["epochs"]),
-            max_steps=settings["schedule"]["max_pretrain_steps"],
-            **recipe,
-        ),
+        settings=surrogate_settings(settings),
         folder=Path(settings["cache_dir"]) / "surrogates",
         identity={"data": spec._asdict(), "network": options["network"]},
         seed=CACHE_SEED,
@@ -157,6 +150,16 @@ def influence_maker(
         network.load_state_dict(state)
         surrogates.append(network.to(site.device).eval())
     return Influence(options, surrogates, generator, data, site.device)
+
+
+def surrogate_settings(settings: dict[str, Any]) -> SurrogateSettings:
+    """Return how IGD's surrogates are trained, under the schedule's cap."""
+    options = settings["guidance"]["influence"]
+    return SurrogateSettings(
+        tuple(options["epochs"]),
+        max_steps=settings["schedule"]["max_pretrain_steps"],
+        **{key: options[key] for key in ("batch_size", "lr", "momentum", "weight_decay")},
+    )
 
 
 class Influence:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from geodm_lightning.assembly.generator import imagenet_of
-from geodm_lightning.assembly.options import network_options
+from geodm_lightning.assembly.networks import network_builder
 from geodm_lightning.assembly.protocol import build_protocol
 from geodm_lightning.data.augment import augmentation_for
 from geodm_lightning.data.batches import fetch_from_table
@@ -22,7 +20,6 @@ from geodm_lightning.labels.labeller import label_identity
 from geodm_lightning.labels.pool import TeacherPool, aligned_prefix
 from geodm_lightning.labels.store import LabelStore
 from geodm_lightning.labels.teachers import Teacher, TeacherSpec, load_teacher
-from geodm_lightning.networks.backbones import build_network
 from geodm_lightning.networks.network import Network
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.site import Site
@@ -126,16 +123,7 @@ def trained_teacher(
     augmentation = {"strategy": options.pop("augmentation"), "mode": "one"}
     cutmix_probability = options.pop("cutmix_probability")
 
-    def build(generator: torch.Generator) -> Network:
-        return build_network(
-            network["name"],
-            num_classes=spec.num_classes,
-            channels=spec.channels,
-            resolution=spec.resolution,
-            generator=generator,
-            **network_options(network),
-        )
-
+    build = network_builder(network, spec)
     _, final = pretrained_states(
         data.train,
         build,

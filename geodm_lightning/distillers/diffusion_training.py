@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,10 @@ def trained_model(
             callbacks=[StretchCheckpoint(checkpoint), *callbacks(_steps_made(checkpoint))],
         )
         stream = Stretches(batches, num_steps=num_steps)
-        trainer.fit(module, stream, ckpt_path=checkpoint if checkpoint.is_file() else None)
+        with warnings.catch_warnings():
+            # These modules stay in evaluation mode on purpose: see DenoiserTraining.train.
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
+            trainer.fit(module, stream, ckpt_path=checkpoint if checkpoint.is_file() else None)
         save_weights(result(module).cpu(), folder)
         checkpoint.unlink(missing_ok=True)
     site.processes.barrier()
