@@ -25,7 +25,7 @@ STRATEGIES = {
     "polynomial": KernelMatching("polynomial"),
     "laplace": KernelMatching("laplace"),
     "centroid": CentroidMatching(),
-    "centroid at radius": CentroidMatching(radius=1.5),
+    "centroid at unit scale": CentroidMatching(hold=None),
     "transport": OptimalTransport(TransportMatching()),
 }
 
