@@ -44,9 +44,10 @@ class TransportGuidance(Guidance):
         through: ``latent``, the cost is that of the noisy latent; or ``clean``, that of the
             model's prediction of the clean one, its noise held fixed.
         ground: Cost between latents; :class:`AbsoluteGround` when omitted.
-        normalise: Whether each gradient is brought to unit root mean square. Otherwise the
-            push is ``scale * g``, where ``through="clean"`` multiplies ``g`` by the
-            :math:`1/\sqrt{\bar\alpha}` of the chain rule, 7 to 71 in the window.
+        normalise: Whether each gradient is brought to unit root mean square, also where it
+            nearly cancels. Otherwise the push is ``scale * g``, where ``through="clean"``
+            multiplies ``g`` by the :math:`1/\sqrt{\bar\alpha}` of the chain rule, 7 to 71 in
+            the window.
 
     Attributes:
         statistics: Beside the push: ``transport/plan_entropy``, entropy of where the current
@@ -83,17 +84,7 @@ class TransportGuidance(Guidance):
         normalise: bool = True,
     ) -> None:
         super().__init__(scale=scale, window=window)
-        if not 0 < epsilon < math.inf:
-            raise InputError(f"epsilon must be positive and finite, got {epsilon}")
-        if num_iters < 1:
-            raise InputError(f"num_iters must be at least 1, got {num_iters}")
-        if through not in VARIABLES:
-            raise InputError(f"through must be one of {', '.join(VARIABLES)}, got {through!r}")
-        if real.dim() != 5 or 0 in real.shape:
-            raise InputError(
-                "real must hold latents (classes, m, channels, height, width), at least one of "
-                f"each class, got {tuple(real.shape)}"
-            )
+        _check(real, epsilon=epsilon, num_iters=num_iters, through=through)
         self.epsilon = epsilon
         self.num_iters = num_iters
         self.through = through
@@ -153,3 +144,18 @@ def _relative_entropy(share: Tensor) -> Tensor:
         return torch.ones_like(share[:, 0])
     share = share / share.sum(-1, keepdim=True)
     return torch.special.entr(share).sum(-1) / math.log(share.shape[-1])
+
+
+def _check(real: Tensor, *, epsilon: float, num_iters: int, through: str) -> None:
+    """Refuse numbers and real latents that do not fit."""
+    if not 0 < epsilon < math.inf:
+        raise InputError(f"epsilon must be positive and finite, got {epsilon}")
+    if num_iters < 1:
+        raise InputError(f"num_iters must be at least 1, got {num_iters}")
+    if through not in VARIABLES:
+        raise InputError(f"through must be one of {', '.join(VARIABLES)}, got {through!r}")
+    if real.dim() != 5 or 0 in real.shape:
+        raise InputError(
+            "real must hold latents (classes, m, channels, height, width), at least one of "
+            f"each class, got {tuple(real.shape)}"
+        )

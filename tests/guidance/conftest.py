@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from geodm_lightning.geometry import build_product
+from geodm_lightning.guidance import AbsoluteGround, GroundCost, ProductGround
 from geodm_lightning.types import DenoisingStep
 
 Draw = Callable[..., Tensor]
@@ -17,6 +19,14 @@ def draw(device: torch.device, rng: torch.Generator) -> Draw:
         return torch.randn(*shape, generator=rng, device=device, dtype=torch.float64)
 
     return normal
+
+
+@pytest.fixture(params=["absolute", "product"])
+def ground(request: pytest.FixtureRequest, device: torch.device) -> GroundCost:
+    if request.param == "absolute":
+        return AbsoluteGround()
+    names = ["euclidean", "hyperbolic", "spherical"]
+    return ProductGround(build_product(names, curvature=1.0).to(device))
 
 
 def guided_step(latents: Tensor, *, clean: Tensor | None = None, index: int = 35) -> DenoisingStep:

@@ -3,8 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from geodm_lightning.geometry import build_product
-from geodm_lightning.guidance import AbsoluteGround, ProductGround, TransportGuidance
+from geodm_lightning.guidance import TransportGuidance
 from geodm_lightning.types import InputError
 from tests.guidance.conftest import guided_step
 
@@ -19,14 +18,6 @@ def points(*rows: list[float]) -> Tensor:
 
 def rms(x: Tensor) -> Tensor:
     return x.flatten(1).square().mean(1).sqrt()
-
-
-@pytest.fixture(params=["absolute", "product"])
-def ground(request, device):
-    if request.param == "absolute":
-        return AbsoluteGround()
-    names = ["euclidean", "hyperbolic", "spherical"]
-    return ProductGround(build_product(names, curvature=1.0).to(device))
 
 
 def sample_cost(x: Tensor, y: Tensor) -> Tensor:
@@ -62,27 +53,6 @@ def test_push_is_the_gradient_of_the_cost_by_pots_plan(draw, num_finished):
     expected = 0.3 * expected / rms(expected)[:, None, None, None]
     torch.testing.assert_close(unit.push(guided_step(latents)), expected)
     assert raw.statistics["transport/cost"].item() == pytest.approx(value.item())
-
-
-def test_ground_gradient_is_that_of_its_cost(draw, ground):
-    x, y, weights = draw(2, 7), draw(2, 5, 7), draw(2, 5).abs()
-
-    def value(x: Tensor) -> Tensor:
-        return (weights * ground.cost(x[:, None], y)[:, 0]).sum(-1)
-
-    actual, step = ground.gradient(x, y, weights), 1e-6
-    direction = draw(2, 7)
-    slope = (value(x + step * direction) - value(x - step * direction)) / (2 * step)
-    torch.testing.assert_close((actual * direction).sum(-1), slope, rtol=1e-5, atol=1e-7)
-
-
-def test_absolute_gradient_does_not_depend_on_its_chunks(draw, monkeypatch):
-    x, y, weights = draw(3, 7), draw(3, 11, 7), draw(3, 11)
-    whole = AbsoluteGround().gradient(x, y, weights)
-    expected = (weights[..., None] * (x[:, None] - y).sign()).sum(1)
-    monkeypatch.setattr("geodm_lightning.guidance.ground._ELEMENTS_AT_ONCE", 50)
-    torch.testing.assert_close(whole, expected)
-    torch.testing.assert_close(AbsoluteGround().gradient(x, y, weights), expected)
 
 
 @THROUGH
@@ -123,7 +93,7 @@ def test_the_third_sample_makes_up_for_the_first_two():
 
 
 @pytest.mark.parametrize("epsilon", [0.02, 1e6])
-def test_uniform_plan_pulls_to_the_median_of_each_coordinate(draw, device, epsilon):
+def test_uniform_plan_pulls_to_the_median_of_each_coordinate(draw, epsilon):
     """Alone at any temperature, and in company at a high one."""
     real = draw(1, 101, 1, 1, 6)
     median = real[0].flatten(1).median(0).values
