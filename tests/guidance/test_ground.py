@@ -25,7 +25,7 @@ def test_absolute_gradient_does_not_depend_on_its_chunks(draw, monkeypatch):
     torch.testing.assert_close(AbsoluteGround().gradient(x, y, weights), expected)
 
 
-def test_product_cost_has_the_unit_of_the_real_latents(draw, ground):
+def test_unit_is_one_or_follows_the_scale_of_real_latents(draw, ground):
     """Curvatures are given at mean norm 1, whatever the scale of the latents."""
     real = draw(2, 5, 7)
     if isinstance(ground, AbsoluteGround):
