@@ -57,16 +57,15 @@ def logit_transport(
         Cuturi, "Sinkhorn distances", 2013.
     """
     _check(student, teacher, temperature, epsilon, num_iters)
-    with torch.autocast(student.device.type, enabled=False):
-        dtype = torch.promote_types(student.dtype, torch.float32)
-        answers = torch.softmax(student.to(dtype) / temperature, dim=1)
-        wanted = torch.softmax(teacher.detach().to(dtype) / temperature, dim=1)
-        cost = torch.cdist(answers, wanted, p=1.0)
-        log_plan = cost / -epsilon
-        for _ in range(num_iters):
-            log_plan = log_plan - log_plan.logsumexp(1, keepdim=True)
-            log_plan = log_plan - log_plan.logsumexp(0, keepdim=True)
-        return (log_plan.exp() * cost).sum()
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    answers = torch.softmax(student.to(dtype) / temperature, dim=1)
+    wanted = torch.softmax(teacher.detach().to(dtype) / temperature, dim=1)
+    cost = torch.cdist(answers, wanted, p=1.0)
+    log_plan = cost / -epsilon
+    for _ in range(num_iters):
+        log_plan = log_plan - log_plan.logsumexp(1, keepdim=True)
+        log_plan = log_plan - log_plan.logsumexp(0, keepdim=True)
+    return (log_plan.exp() * cost).sum()
 
 
 def _check(

@@ -51,7 +51,7 @@ def test_vectors_are_spared_from_decay_where_the_protocol_says_so(tiny_c):
         for parameter in layer.parameters():
             nn.init.constant_(parameter, 1.0)
             parameter.grad = torch.zeros_like(parameter)
-        protocol = dataclasses.replace(tiny_c, decay_vectors=not spared)
+        protocol = dataclasses.replace(tiny_c, decay_vectors=not spared, weight_decay=100.0)
         protocol.build_optimizer(layer.parameters()).step()
         decayed = 1 - protocol.lr * protocol.weight_decay
         torch.testing.assert_close(layer.weight, torch.full((2, 3), decayed))
