@@ -117,7 +117,7 @@ def test_a_push_is_subtracted_from_the_result_of_its_step(make_transformer, gene
 def test_guidance_sees_every_step_and_what_the_model_says(make_transformer, generators):
     sampler = Sampler(Denoiser(make_transformer()), num_steps=5)
     guidance = Push(0.0)
-    sampler.sample(LABELS, generators=generators(3), guidance=guidance)
+    samples = sampler.sample(LABELS, generators=generators(3), guidance=guidance)
     assert [step.index for step in guidance.steps] == [4, 3, 2, 1, 0]
     assert {step.num_steps for step in guidance.steps} == {5}
     kept = NoiseSchedule().respaced(5).alphas_cumprod
@@ -127,6 +127,8 @@ def test_guidance_sees_every_step_and_what_the_model_says(make_transformer, gene
         again = share**0.5 * step.clean + (1 - share) ** 0.5 * step.noise
         torch.testing.assert_close(again, step.latents, rtol=1e-9, atol=1e-9)
         assert not any(tensor.requires_grad for tensor in step[2:5])
+    # The last step goes to the clean samples and adds no noise.
+    torch.testing.assert_close(samples, guidance.steps[-1].clean, rtol=0, atol=1e-12)
 
 
 def test_guidance_may_differentiate_through_the_model(make_transformer, generators):
