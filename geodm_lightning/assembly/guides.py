@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.site import Site
 
 GRADIENT_BATCH = 50  # images of a class at once; decides memory only
+IGD_LATENT = 4096  # numbers of the latents that the published scales of deviation are for
 CACHE_SEED = 0  # real latents and surrogates are shared by the seeds of a run
 
 
@@ -52,7 +54,8 @@ def build_guides(
         ground = ground_cost(settings, site.device)
         makers.append(partial(_transport, options["transport"], latents, ground, site.device))
     if options["deviation"] is not None:
-        makers.append(partial(_deviation, options["deviation"]))
+        size = math.prod(generator.sampler.denoiser.latent_shape)
+        makers.append(partial(_deviation, options["deviation"], size))
     if options["influence"] is not None:
         makers.append(influence_maker(settings, generator, data, site))
     if not makers:
@@ -124,8 +127,9 @@ def transport_guidance(
     return TransportGuidance(real, ground=ground, **numbers)
 
 
-def _deviation(options: dict[str, Any], classes: Tensor) -> Guidance:
-    return DeviationGuidance(**options)
+def _deviation(options: dict[str, Any], size: int, classes: Tensor) -> Guidance:
+    scale = options["scale"] * size / IGD_LATENT
+    return DeviationGuidance(**{**options, "scale": scale})
 
 
 def influence_maker(

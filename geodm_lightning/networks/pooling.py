@@ -38,8 +38,14 @@ class AveragePool(nn.Module):
 class _Average(torch.autograd.Function):
     """Average of 2×2 pixels; its derivative is :class:`_Spread`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, images: Tensor) -> Tensor:
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing is kept; ``torch.func`` asks for this method."""
+
+    @staticmethod
+    def forward(images: Tensor) -> Tensor:
         *leading, height, width = images.shape
         rows = images.reshape(*leading, height // 2, 2, width)
         rows = rows[..., 0, :] + rows[..., 1, :]
@@ -53,8 +59,14 @@ class _Average(torch.autograd.Function):
 class _Spread(torch.autograd.Function):
     """A quarter of every pixel on 2×2 pixels; its derivative is :class:`_Average`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, images: Tensor) -> Tensor:
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing is kept; ``torch.func`` asks for this method."""
+
+    @staticmethod
+    def forward(images: Tensor) -> Tensor:
         *leading, height, width = images.shape
         quarter = images * 0.25
         spread = images.new_empty(*leading, height, 2, 2 * width)

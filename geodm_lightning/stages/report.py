@@ -86,7 +86,7 @@ def student_cost(result: EvaluationResult) -> StageCost:
     """Return the cost of all students of a row."""
     peaks = [s.peak_memory for s in result.students if s.peak_memory is not None]
     return StageCost(
-        f"students on {result.label}",
+        f"students on {result.full_label}",
         seconds=sum(student.seconds for student in result.students),
         steps=sum(student.num_steps for student in result.students),
         peak_memory=max(peaks, default=None),
