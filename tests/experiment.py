@@ -25,10 +25,35 @@ TINY = (
     "schedule.max_whole_steps=2",
 )
 
+TINY_GENERATIVE = (
+    "+experiment=digits_generative_ipc10",
+    "trainer=small",
+    "ipc=2",
+    "network.width=8",
+    "generator.num_steps=4",
+    "generator.num_real=8",
+    "generator.training.transformer.architecture.hidden=16",
+    "generator.training.transformer.architecture.depth=1",
+    "generator.training.transformer.architecture.heads=2",
+    "generator.training.transformer.recipe.num_steps=6",
+    "generator.training.transformer.recipe.batch_size=16",
+    "teachers.pool=[{source: trained, name: convnet, depth: 3, width: 8}]",
+    "teachers.strict=false",  # a few steps make no teacher
+    "schedule.max_teacher_steps=3",
+    "schedule.max_student_epochs=3",
+    "schedule.max_students=2",
+    "schedule.max_pretrain_steps=2",
+)
+
 
 def tiny_overrides(folder: Path) -> list[str]:
     """Overrides that shrink the default experiment and keep all its files in ``folder``."""
     return [*TINY, f"run_dir={folder}/runs", f"cache_dir={folder}/pools", "name=tiny"]
+
+
+def generative_overrides(folder: Path) -> list[str]:
+    """Overrides that shrink the generative experiment and keep all its files in ``folder``."""
+    return [*TINY_GENERATIVE, f"run_dir={folder}/runs", f"cache_dir={folder}/cache", "name=tiny"]
 
 
 def small_network() -> Network:

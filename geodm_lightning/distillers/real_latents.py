@@ -55,7 +55,8 @@ def encode_real(
     num_classes = len(indices)
     owned = torch.arange(num_classes)[processes.shard(num_classes)]
     waiting = table.missing()[owned].nonzero()
-    for chosen in waiting.split(ENCODED_AT_ONCE):
+    for first in range(0, len(waiting), ENCODED_AT_ONCE):
+        chosen = waiting[first : first + ENCODED_AT_ONCE]
         classes, positions = owned[chosen[:, 0]], chosen[:, 1]
         pictures = resized(images.gather(indices[classes, positions]).to(device), resolution)
         latents = [
