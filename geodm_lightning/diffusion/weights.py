@@ -175,9 +175,9 @@ def _unreadable(family: str, source: str, error: Exception) -> InputError:
 
 def _way_out(family: str, source: str | None) -> str:
     if source is None:
-        return f"name a folder written by save_pretrained of a {family}"
+        return f"name a folder written by save_pretrained of {family}"
     part = f" --include '{SUBFOLDERS[family]}/*'" if family == TRANSFORMER else ""
-    return f"fetch them with `hf download {source}{part}` or name a local folder of a {family}"
+    return f"fetch them with `hf download {source}{part}` or name a local folder of {family}"
 
 
 def _damaged(family: str, source: str, reason: str) -> InputError:
