@@ -48,7 +48,7 @@ def check_buildable(
     generator = keyed_generator(settings["seed"], "check")
     network_builder(settings["evaluation"]["student"], input_spec(protocol, spec))(generator)
     check_teachers(settings, spec)
-    samples = settings["generator"]["transformer"] is not None
+    samples = settings["distiller"].get("kind") == "guided_diffusion"
     if samples:
         check_generator(settings, spec)
     for row in [settings] if rows is None else rows:

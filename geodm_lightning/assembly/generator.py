@@ -98,7 +98,7 @@ def fitting_codec(
 
     Raises:
         InputError: If the samples are neither latents of the autoencoder nor, without one,
-            images of the data set's channels.
+            images, or the images are not of the data set's channels.
     """
     channels, side, _ = denoiser.latent_shape
     if codec is None:
@@ -109,6 +109,11 @@ def fitting_codec(
                 "another model"
             )
         return PixelCodec(side, channels=channels), side
+    if codec.autoencoder.config.in_channels != spec.channels:
+        raise InputError(
+            f"the autoencoder takes images of {codec.autoencoder.config.in_channels} channels, "
+            f"{spec.name} has {spec.channels}; name another with generator.autoencoder=PATH"
+        )
     resolution = side * 2 ** (len(codec.autoencoder.config.block_out_channels) - 1)
     if codec.latent_shape(resolution) != denoiser.latent_shape:
         raise InputError(
@@ -138,15 +143,22 @@ def class_labels(wanted: str | list[int] | None, spec: DatasetSpec, num_labels: 
                 "name another model"
             )
         return torch.arange(num_labels)
+    if isinstance(wanted, str) and wanted != "imagenet":
+        raise InputError(
+            f"unknown generator.class_labels {wanted!r}; choose imagenet, null or a list of labels"
+        )
     labels = imagenet_of(spec) if isinstance(wanted, str) else list(wanted)
+    if not all(type(label) is int for label in labels):
+        raise InputError(f"generator.class_labels must be whole numbers, got {labels}")
     if len(labels) != spec.num_classes or len(set(labels)) != len(labels):
         raise InputError(
             f"generator.class_labels lists {len(set(labels))} different labels, {spec.name} has "
             f"{spec.num_classes} classes; list one for each"
         )
-    if min(labels) < 0 or max(labels) >= num_labels:
+    unknown = [label for label in labels if not 0 <= label < num_labels]
+    if unknown:
         raise InputError(
-            f"generator.class_labels holds {max(labels)}, the diffusion model knows labels 0 to "
+            f"generator.class_labels holds {unknown[0]}, the diffusion model knows labels 0 to "
             f"{num_labels - 1}; name a model that knows the classes of {spec.name}"
         )
     return torch.tensor(labels)

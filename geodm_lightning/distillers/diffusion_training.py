@@ -84,7 +84,7 @@ class Stretches(lightning.LightningDataModule):
 
 
 class StretchCheckpoint(Callback):
-    """Saves the whole training after every stretch.
+    """Saves the whole training after every stretch but the last, after which it is over.
 
     Args:
         path: The one checkpoint.
@@ -95,7 +95,8 @@ class StretchCheckpoint(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it, whole or not at all."""
-        write_atomically(self.path, trainer.save_checkpoint)
+        if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            write_atomically(self.path, trainer.save_checkpoint)
 
 
 def trained_model(

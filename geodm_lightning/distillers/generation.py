@@ -203,6 +203,7 @@ def decode_images(
             images = resized(codec.decode(latents).float(), spec.resolution)
             eight_bits = images.clamp(0, 1).mul(255).round().to(torch.uint8)
             pictures[first : first + len(chosen)] = eight_bits.cpu()
-    return processes.gather(
-        pictures.reshape(len(owned), num_images, *pictures.shape[1:]), num_classes
-    )
+    own = pictures.unflatten(0, (len(owned), num_images))
+    # Gathered where the processes can add, one image of every class at a time.
+    gathered = [processes.gather(own[:, i].to(device), num_classes) for i in range(num_images)]
+    return torch.stack([part.cpu() for part in gathered], dim=1)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from lightning import Callback
 from lightning.pytorch.loggers.logger import Logger
 
@@ -33,11 +34,16 @@ def evaluate(run: Run) -> Path:
 
     Returns:
         The file of all results.
+
+    Raises:
+        InputError: If labels that a supervision needs are missing, damaged or of other views;
+            raised before any student is trained.
     """
     protocol = assembly.build_protocol(run.settings, run.data.spec)
     lessons = lessons_of(run, protocol)
     if is_complete(run.folder.results, lessons, protocol):
         return run.folder.results
+    check_labels(lessons, protocol)
     results = []
     for lesson in lessons:
         results.append(
@@ -136,6 +142,19 @@ def labeller_of(run: Run, lesson: Lesson, pool: TeacherPool, protocol: Protocol)
             f"{store.folder}; run the stage relabel first"
         )
     return StoredLabels(store)
+
+
+def check_labels(lessons: list[Lesson], protocol: Protocol) -> None:
+    """Read a label of every part of every store, which checks the part as a whole.
+
+    Raises:
+        InputError: If a part is damaged.
+    """
+    labellers = [lesson.labeller for lesson in lessons]
+    stored = [labeller.store for labeller in labellers if isinstance(labeller, StoredLabels)]
+    for store in {store.folder: store for store in stored}.values():
+        for epoch in range(protocol.epochs):
+            store.logits(epoch, torch.zeros(1, dtype=torch.int64))
 
 
 def is_complete(path: Path, lessons: list[Lesson], protocol: Protocol) -> bool:
