@@ -17,11 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from geodm_lightning.data.catalog import dataset_spec
+from geodm_lightning.data.table import TensorTable
 from geodm_lightning.distilled.storage import load_set
 from geodm_lightning.distillers.checkpoint import load_checkpoint, save_checkpoint
 from geodm_lightning.evaluation.result import load_results
 from geodm_lightning.pipeline import run
 from geodm_lightning.reporting.tracking import read_metrics
+from geodm_lightning.stages.sets import gathered
+from geodm_lightning.types import LabelledImages
 from tests.experiment import compose_config, generative_overrides
 
 SCRIPT = Path(__file__).resolve().parent.parent / "experiments" / "run.py"
@@ -253,6 +257,7 @@ def accuracies(path):
     return [(r.key, r.supervision.name, r.accuracies) for r in load_results(path / "results.json")]
 
 
+@pytest.mark.slow
 def test_teachers_asked_online_teach_the_same(finished, tmp_path):
     options = ("schedule.max_teacher_steps=80", "schedule.max_student_epochs=60", "ipc=4")
     options += ("baselines=[random]", "schedule.max_students=1", UP_TO_STUDENTS)
@@ -320,3 +325,16 @@ def test_a_lost_part_is_labelled_again(copied, finished):
     run_tiny(copied, UP_TO_STUDENTS)
     assert same_tensors(finished[1], path, "labels/**/epoch_*") == 9
     assert accuracies(path) == accuracies(finished[1])
+
+
+@pytest.mark.parametrize(("levels", "dtype"), [(255, torch.uint8), (16, torch.float32)])
+def test_real_images_are_kept_in_eight_bits_where_those_are_exact(levels, dtype):
+    spec = dataset_spec("digits")._replace(num_classes=2, class_names=("0", "1"))
+    pixels = torch.arange(600 * 2 * 9).reshape(-1, 1, 3, 3) % (levels + 1)
+    labelled = LabelledImages(pixels.to(torch.uint8), torch.arange(1200) % 2)
+    table = TensorTable(labelled, spec, max_value=levels)
+    indices = table.draw(300, generator=torch.Generator().manual_seed(0))  # two parts
+    kept = gathered(table, indices)
+    assert (kept.dtype, kept.shape) == (dtype, (2, 300, 1, 3, 3))
+    unit = kept.float() / 255 if dtype == torch.uint8 else kept
+    assert torch.equal(unit, table.gather(indices))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def generate(run: Run, method: Method, generator: Generator) -> DistilledSet:
         (run.data.spec.num_classes, run.settings["ipc"]),
         generator.sampler.denoiser.latent_shape,
         torch.float32,
-        {**generator.identity, "guidance": method.settings["guidance"], "seed": run.seed},
+        {**generator.identity, **pushes(method.settings), "seed": run.seed},
     )
     with watched(run, method, table) as report:
         cost = generate_latents(
@@ -75,6 +76,15 @@ def generate(run: Run, method: Method, generator: Generator) -> DistilledSet:
         generator=generator.identity,
         cost=summed(run, cost),
     )
+
+
+def pushes(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides the guidance of a row: its settings, and a geometry where it has one."""
+    guidance = settings["guidance"]
+    transport = guidance["transport"]
+    if transport is None or transport["ground"] != "product":
+        return {"guidance": guidance}
+    return {"guidance": guidance, "geometry": settings["geometry"]}
 
 
 def summed(run: Run, cost: GenerationCost) -> dict[str, float | int | None]:
