@@ -228,4 +228,8 @@ def shortened(settings: dict[str, Any]) -> dict[str, Any]:
         "max_whole_steps": 2,
         "max_students": 1,
     }
-    return {**settings, "name": f"{settings['name']}_dry_run", "schedule": schedule}
+    generator = settings["generator"]
+    if generator["transformer"] is not None:
+        generator = {**generator, "num_steps": 2, "num_real": min(8, generator["num_real"])}
+    name = f"{settings['name']}_dry_run"
+    return {**settings, "name": name, "schedule": schedule, "generator": generator}

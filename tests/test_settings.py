@@ -62,3 +62,12 @@ def test_a_dry_run_has_a_folder_of_its_own():
     assert short["schedule"]["max_iterations"] == 2
     assert settings["name"] == "digits_ipc10"
     assert shortened({**settings, "dry_run": False})["name"] == "digits_ipc10"
+
+
+def test_a_dry_run_takes_two_steps_of_a_sampler():
+    settings = compose_settings("+experiment=digits_generative_ipc10", "dry_run=true")
+    shorter = shortened(settings)
+    assert shorter["generator"]["num_steps"] == 2
+    assert shorter["name"] == "digits_generative_ipc10_dry_run"
+    assert settings["generator"]["num_steps"] == 50
+    assert shortened(compose_settings("dry_run=true"))["generator"] == {"transformer": None}
