@@ -29,7 +29,7 @@ def test_hard_labels_ask_nobody_and_all_means_all():
     ablation = settings_of("x", "supervision=ablation", "ipc=1")
     assert assembly.wanted_teachers(ablation) == {"aligned": 1, "all": 2}
     ablation["teachers"]["aligned"] = {5: 1}
-    with pytest.raises(InputError, match="ipc"):
+    with pytest.raises(InputError, match="no number of teachers is listed for 1 images"):
         assembly.wanted_teachers(ablation)
 
 

@@ -102,6 +102,24 @@ class StopAt(diffusion_training.Callback):
             raise RuntimeError("killed")
 
 
+class Watch(diffusion_training.Callback):
+    """Keeps the batches that a training is shown."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        self.seen.append(batch)
+
+
+def test_stretches_follow_each_other_through_the_stream(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(diffusion_training, "STRETCH", 2)
+    watch = Watch()
+    train(table, tmp_path, lambda first: [watch])
+    expected = list(batches(table, range(7), batch_size=8))
+    torch.testing.assert_close([[*b] for b in watch.seen], [[*b] for b in expected], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("step", [3, 5, 7])
 def test_a_training_killed_anywhere_ends_with_the_same_model(table, tmp_path, monkeypatch, step):
     monkeypatch.setattr(diffusion_training, "STRETCH", 2)
