@@ -69,6 +69,11 @@ def check_agreement(
     return agreement
 
 
+def can_tell(labels: Tensor, *, num_classes: int) -> bool:
+    """Whether images of these classes ``(n,)`` are enough to tell a teacher from guessing."""
+    return len(labels) > 0 and _chance(labels.cpu(), num_classes) ** len(labels) <= LEVEL
+
+
 def measure_agreement(
     pool: TeacherPool, images: Tensor, labels: Tensor, *, what: What, num_classes: int
 ) -> Agreement:
@@ -100,8 +105,7 @@ def measure_agreement(
         InputError: If there are so few images that even a perfect teacher could be guessing.
     """
     labels = labels.cpu()
-    guess = _chance(labels, num_classes)
-    if len(labels) == 0 or guess ** len(labels) > LEVEL:
+    if not can_tell(labels, num_classes=num_classes):
         raise InputError(
             f"{len(labels)} {what} images are too few to tell teachers from guessing; take more"
         )

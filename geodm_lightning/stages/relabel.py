@@ -12,7 +12,7 @@ from geodm_lightning.data.batches import Fetch, fetch_from_table
 from geodm_lightning.data.views import ViewRecipe
 from geodm_lightning.evaluation.views import centre_cropped, view_recipe
 from geodm_lightning.files import write_json
-from geodm_lightning.labels.agreement import Agreement, What, measure_agreement
+from geodm_lightning.labels.agreement import Agreement, What, can_tell, measure_agreement
 from geodm_lightning.labels.labeller import relabel as label_views
 from geodm_lightning.labels.pool import TeacherPool
 from geodm_lightning.labels.store import LabelStore
@@ -46,7 +46,10 @@ def relabel(run: Run) -> Path | None:
     recipe = view_recipe(assembly.build_protocol(run.settings, run.data.spec), run.data.spec)
     sets = [method for method in run.methods if method.kind != "whole"]
     agreements = {"real images": as_values(ask_about_real(run, pool, recipe))}
-    agreements |= {m.label: as_values(ask_about_set(run, m, pool, recipe)) for m in sets}
+    for method in sets:
+        agreement = ask_about_set(run, method, pool, recipe)
+        if agreement is not None:
+            agreements[method.label] = as_values(agreement)
     if run.site.processes.is_main:
         write_json(run.folder.agreement, agreements)
     if run.settings["teachers"]["labels"] == "store":
@@ -66,9 +69,13 @@ def ask_about_real(run: Run, pool: TeacherPool, recipe: ViewRecipe) -> Agreement
     return compare(run, pool, recipe, fetch_from_table(table), chosen, labels, what="real")
 
 
-def ask_about_set(run: Run, method: Method, pool: TeacherPool, recipe: ViewRecipe) -> Agreement:
-    """Compare the teachers with the labels of a set."""
+def ask_about_set(
+    run: Run, method: Method, pool: TeacherPool, recipe: ViewRecipe
+) -> Agreement | None:
+    """Compare the teachers with the labels of a set; None if it is too small to tell."""
     candidate = candidate_of(run, method)
+    if not can_tell(candidate.labels, num_classes=run.data.spec.num_classes):
+        return None
     every = -(-len(candidate.labels) // MOST_ASKED)
     chosen = torch.arange(0, len(candidate.labels), every, device=candidate.labels.device)
     what: What = "real" if method.kind == "selection" else "generated"
