@@ -26,7 +26,7 @@ REFUSED = {
     "trainer.strategy=fsdp": r"unknown trainer.strategy 'fsdp'; choose one of auto, ddp",
     "trainer.precision=8": r"unknown trainer.precision 8; choose one of 32-true, bf16-mixed",
     "logger.kind=tensorboard": r"unknown logger.kind 'tensorboard'; choose one of csv, wandb",
-    "stages=[train]": r"unknown entry 'train' in stages; choose among distill, relabel, evaluate, report",
+    "stages=[train]": r"unknown entry 'train' in stages; choose among distill, relabel",
     "baselines=[dc]": r"unknown entry 'dc' in baselines; choose among random, mosaic, herding",
     "name=a/b": r"name must be usable as a folder name, got 'a/b'",
 }

@@ -9,9 +9,7 @@ IMAGENETTE = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
 IMAGEWOOF = [155, 159, 162, 167, 182, 193, 207, 229, 258, 273]
 
 
-@pytest.mark.parametrize(
-    ("name", "labels"), [("imagenette", IMAGENETTE), ("imagewoof", IMAGEWOOF)]
-)
+@pytest.mark.parametrize(("name", "labels"), [("imagenette", IMAGENETTE), ("imagewoof", IMAGEWOOF)])
 def test_subsets_have_the_labels_of_the_literature(name, labels):
     assert imagenet_labels(list(IMAGENET_SUBSETS[name])) == labels
 
