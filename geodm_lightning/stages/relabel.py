@@ -151,8 +151,8 @@ def as_values(agreement: Agreement) -> dict[str, object]:
     return {
         "images": agreement.what,
         "num_images": agreement.num_images,
-        "accuracy": {
-            verdict.name: verdict.accuracy for verdict in (*agreement.teachers, agreement.mean)
-        },
+        "teachers": [verdict.name for verdict in agreement.teachers],
+        "accuracies": [verdict.accuracy for verdict in agreement.teachers],
+        "accuracy of the mean": agreement.mean.accuracy,
         "problems": list(agreement.problems),
     }
