@@ -191,7 +191,7 @@ REFUSED = {
     "matching.sampler={optimizer:{lr:1}}": r"DM has none; use strategy=ncfm_sampler",
     "distiller=guided_diffusion": r"samples from a diffusion model, but there is none.*generator=",
     "supervision=soft": r"'lia' needs teachers, but there are none.*teachers=NAME",
-    "supervision=soft teachers=trained_digits": r"protocol A has no views",
+    "supervision=soft teachers=trained_small": r"protocol A has no views",
     f"{GUIDED} guidance.transport.window=[0.9,0.6]": r"window must be two",
     f"{GUIDED} guidance.transport.through=noise": r"choose one of latent, clean",
     f"{GUIDED} generator.class_labels=[1,2]": r"lists 2 different labels, digits has 10 classes",
