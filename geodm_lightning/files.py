@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,11 @@ def write_json(path: Path, value: Any) -> Path:
         ValueError: If ``value`` holds NaN or infinity, which JSON cannot express.
     """
     return write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def name_of(identity: Mapping[str, Any]) -> str:
+    """Return 12 hexadecimal digits that name what plain values decide, such as a trained model."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def sha256_of(path: Path) -> str:

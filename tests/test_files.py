@@ -1,6 +1,6 @@
 import pytest
 
-from geodm_lightning.files import sha256_of, write_atomically, write_json, write_text
+from geodm_lightning.files import name_of, sha256_of, write_atomically, write_json, write_text
 from geodm_lightning.types import InputError
 
 
@@ -40,3 +40,9 @@ def test_json_refuses_what_it_cannot_say(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "value.json", {"loss": float("nan")})
     assert not (tmp_path / "value.json").exists()
+
+
+def test_values_have_one_name_whatever_their_order():
+    assert name_of({"a": 1, "b": [2]}) == name_of({"b": [2], "a": 1})
+    assert name_of({"a": 1}) != name_of({"a": 2})
+    assert len(name_of({})) == 12

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +20,7 @@ from geodm_lightning.diffusion.latent_table import LatentTable
 from geodm_lightning.distillers.generation import CumulativeGuidance, Guides
 from geodm_lightning.distillers.real_latents import encode_real, resized
 from geodm_lightning.distillers.surrogates import SurrogateSettings, trained_surrogates
+from geodm_lightning.files import name_of
 from geodm_lightning.guidance.combined import CombinedGuidance
 from geodm_lightning.guidance.deviation import DeviationGuidance
 from geodm_lightning.guidance.ground import AbsoluteGround, GroundCost, ProductGround
@@ -80,8 +79,7 @@ def real_latents(
         "resolution": [spec.resolution, generator.resolution],
         "num_real": wanted,
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    own = Path(settings["cache_dir"]) / "latents" / f"{spec.name}-{digest}"
+    own = Path(settings["cache_dir"]) / "latents" / f"{spec.name}-{name_of(identity)}"
     named = settings["generator"]["latents"]
     folder = own if named is None else Path(named)
     table = LatentTable.open(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.diffusion.weights import CONFIG, save_weights
 from geodm_lightning.distillers.real_latents import resized
-from geodm_lightning.files import write_atomically
+from geodm_lightning.files import name_of, write_atomically
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.site import Site
 from geodm_lightning.types import InputError
@@ -144,9 +142,7 @@ def trained_model(
         "resolution": resolution,
         "seed": seed,
     }
-    text = json.dumps(identity, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    folder = folder / f"{table.spec.name}-{digest}"
+    folder = folder / f"{table.spec.name}-{name_of(identity)}"
     if site.processes.is_main and not (folder / CONFIG).is_file():
 
         def batches(steps: range) -> UnitBatches:

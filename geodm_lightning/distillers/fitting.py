@@ -10,8 +10,6 @@ the fit finds: a hyperbolic and a spherical factor that undo each other count as
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +22,7 @@ from geodm_lightning.data.augment import Augmentation
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.distillers.checkpoint import load_checkpoint, save_checkpoint
 from geodm_lightning.distillers.real_features import RealFeatures
+from geodm_lightning.files import name_of
 from geodm_lightning.geometry.manifold import at_least_float32, pairwise
 from geodm_lightning.geometry.product import ProductManifold
 from geodm_lightning.ledger import Ledger
@@ -88,8 +87,7 @@ def fitted_geometry(
     """
     kept = settings._asdict() | {"classes_per_step": None}  # memory only
     whole = {**identity, "images": table.class_counts.tolist(), "settings": kept, "seed": seed}
-    digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
-    path = folder / f"geometry-{digest}.ckpt"
+    path = folder / f"geometry-{name_of(whole)}.ckpt"
     if processes.is_main and not path.is_file():
         history = fit_geometry(
             geometry,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ from geodm_lightning.data.augment import Augmentation
 from geodm_lightning.data.batches import Fetch, LabelledBatches, fetch_from_table
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.distillers.checkpoint import load_checkpoint, save_checkpoint
+from geodm_lightning.files import name_of
 from geodm_lightning.networks.classifier import Classifier
 from geodm_lightning.networks.network import Network
 from geodm_lightning.randomness import keyed_generator
@@ -90,11 +89,8 @@ def pretrained_states(
         InputError: If a file of the pool is damaged or the folder cannot be written.
     """
     identity = {**identity, "settings": settings._asdict(), "seed": seed}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    paths = [
-        folder / f"{table.spec.name}-{digest}" / f"network_{index:02d}.ckpt"
-        for index in range(count)
-    ]
+    name = f"{table.spec.name}-{name_of(identity)}"
+    paths = [folder / name / f"network_{index:02d}.ckpt" for index in range(count)]
     for index in range(count)[site.processes.rank :: site.processes.world_size]:
         if not paths[index].is_file():
             batches = LabelledBatches(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +14,7 @@ from geodm_lightning.data.batches import LabelledBatches, fetch_from_table
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.distillers.checkpoint import load_checkpoint, save_checkpoint
 from geodm_lightning.distillers.pretrain import Builder, State
+from geodm_lightning.files import name_of
 from geodm_lightning.networks.classifier import Classifier
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.site import Site
@@ -87,8 +86,7 @@ def trained_surrogates(
     """
     steps = settings.steps(len(table))
     identity = {**identity, "settings": settings._asdict(), "seed": seed}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    path = folder / f"{table.spec.name}-{digest}" / "surrogate.ckpt"
+    path = folder / f"{table.spec.name}-{name_of(identity)}" / "surrogate.ckpt"
     if site.processes.is_main and not path.is_file():
         network = build(keyed_generator(seed, "surrogate"))
         keeper = _Keeper(steps)
