@@ -97,9 +97,7 @@ class LatentTable:
         """
         values, checksums = self._maps()
         valid = [
-            self._checksum(row, values[row]) == checksums[row].tobytes()
-            if checksums[row].any()
-            else False
+            checksums[row].any() and self._checksum(row, values[row]) == checksums[row].tobytes()
             for row in range(len(values))
         ]
         return ~torch.tensor(valid, dtype=torch.bool).reshape(self.rows_shape)
