@@ -323,7 +323,7 @@ def test_two_processes_give_the_images_of_one(tmp_path):
         (["+experiment=cifar11"], "error: unknown experiment 'cifar11'; choose one of "),
         (["matching=wasserstein"], "error: unknown matching 'wasserstein'; choose one of dm, dsdm"),
         (["ipc=0"], "error: ipc must be a whole number of at least 1, got 0"),
-        (["+experiment=imagenet1k_ipc10"], "error: experiment 'imagenet1k_ipc10' needs"),
+        (["+experiment=imagenet1k_ipc10"], "error: imagenet1k: not found: looked for"),
         (["run_dir=/proc/nowhere"], "error: cannot write /proc/nowhere"),
     ],
 )
