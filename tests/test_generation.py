@@ -187,6 +187,7 @@ def test_rows_of_guidance_differ_and_none_at_all_is_no_guidance(finished, tmp_pa
     assert torch.equal(*first)  # there is nothing to deviate from yet
 
 
+@pytest.mark.slow
 def test_killed_in_every_stage_it_ends_with_the_same(tmp_path):
     options = ("generator.training.transformer.recipe.num_steps=250", "baselines=[base]")
     options += (
