@@ -13,7 +13,7 @@ from geodm_lightning.evaluation.result import (
     one_per_set,
     save_results,
 )
-from geodm_lightning.evaluation.supervision import HARD, Supervision
+from geodm_lightning.evaluation.supervision import Supervision
 from geodm_lightning.types import InputError
 
 LIA = Supervision("lia", "LIA", mse=1.0, teachers="aligned")
