@@ -191,7 +191,7 @@ def decode_images(
     Raises:
         InputError: If a latent is damaged.
     """
-    num_classes, num_images = table.missing().shape
+    num_classes, num_images = table.rows_shape
     owned = torch.arange(num_classes)[processes.shard(num_classes)]
     shape = (spec.channels, spec.resolution, spec.resolution)
     pictures = torch.empty(len(owned) * num_images, *shape, dtype=torch.uint8)

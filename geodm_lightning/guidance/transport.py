@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geodm_lightning.guidance.ground import AbsoluteGround, GroundCost
 from geodm_lightning.guidance.guidance import WINDOW, Guidance, check_memory, normalised
+from geodm_lightning.transport.coupling import relative_entropy
 from geodm_lightning.transport.sinkhorn import sinkhorn
 from geodm_lightning.types import DenoisingStep, InputError
 
@@ -120,8 +121,9 @@ class TransportGuidance(Guidance):
         mean_cost = cost.mean((-2, -1)).clamp(min=torch.finfo(cost.dtype).tiny)
         solution = sinkhorn(cost, epsilon=self.epsilon * mean_cost, num_iters=self.num_iters)
         share = solution.plan[:, -1] * cost.shape[1]  # of the current sample, a mass of 1
+        going = share / share.sum(-1, keepdim=True)  # where the current sample is sent
         self.statistics = {
-            "transport/plan_entropy": _relative_entropy(share),
+            "transport/plan_entropy": relative_entropy(going[:, None]),
             "transport/marginal_error": solution.marginal_error,
             "transport/cost": (solution.plan * cost).sum((-2, -1)),
         }
@@ -136,14 +138,6 @@ class TransportGuidance(Guidance):
     def _scaled(self, latents: Tensor) -> Tensor:
         """Latents ``(n, k, d)`` in the unit of the ground cost, without gradient."""
         return latents.detach().to(self._real.dtype) / self._unit[:, None, None]
-
-
-def _relative_entropy(share: Tensor) -> Tensor:
-    """Entropy of distributions ``(n, m)`` over that of the uniform one: ``(n,)``."""
-    if share.shape[-1] == 1:
-        return torch.ones_like(share[:, 0])
-    share = share / share.sum(-1, keepdim=True)
-    return torch.special.entr(share).sum(-1) / math.log(share.shape[-1])
 
 
 def _check(real: Tensor, *, epsilon: float, num_iters: int, through: str) -> None:

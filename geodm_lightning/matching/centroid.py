@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geodm_lightning.geometry.hyperbolic import Hyperbolic
+from geodm_lightning.geometry.manifold import square_root
 from geodm_lightning.geometry.product import ProductManifold
 from geodm_lightning.matching.scaling import ScaledFeatures
 from geodm_lightning.types import InputError
@@ -94,10 +95,7 @@ class CentroidMatching(nn.Module):
         real, synthetic = (
             self._centroids(u, unit, geometry) for u in (features.real, features.synthetic)
         )
-        squared = geometry.squared_distance(real, synthetic)
-        apart = squared > 0
-        distance = torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
-        return self.scale * distance
+        return self.scale * square_root(geometry.squared_distance(real, synthetic))
 
     def _centroids(self, u: Tensor, unit: Tensor, geometry: ProductManifold) -> list[Tensor]:
         """Centroids ``(..., d_g)`` of ``u`` on every factor, held where HDD holds them."""

@@ -17,7 +17,7 @@ from geodm_lightning.transport.implicit import sinkhorn_plan
 from geodm_lightning.transport.sinkhorn import dual_value, sinkhorn
 from geodm_lightning.types import InputError
 
-__all__ = ["TransportMatching", "TransportTerms", "relative_entropy"]
+__all__ = ["TransportMatching", "TransportTerms"]
 
 CHOICES = {
     "ground": ("product", "factors", "dominant"),
