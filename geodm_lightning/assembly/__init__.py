@@ -20,6 +20,7 @@ from geodm_lightning.assembly.networks import (
 from geodm_lightning.assembly.options import instantiate, num_iterations, real_batch
 from geodm_lightning.assembly.protocol import build_protocol
 from geodm_lightning.assembly.teachers import (
+    build_pools,
     build_supervisions,
     build_teachers,
     open_store,
@@ -33,6 +34,7 @@ __all__ = [
     "build_guides",
     "build_matching",
     "build_pool",
+    "build_pools",
     "build_protocol",
     "build_real_features",
     "build_supervisions",

@@ -75,6 +75,21 @@ def build_teachers(
     ).to(site.device)
 
 
+def build_pools(
+    settings: dict[str, Any], data: RealDataModule, site: Site
+) -> dict[str, TeacherPool]:
+    """Return the pool that each kind of supervision asks, by that kind; they share teachers.
+
+    Raises:
+        InputError: If a teacher cannot be loaded or the IPC asks for none.
+    """
+    wanted = wanted_teachers(settings)
+    if not wanted:
+        return {}
+    pool = build_teachers(settings, data, site, count=max(wanted.values()))
+    return {kind: pool.prefix(count) for kind, count in wanted.items()}
+
+
 def build_teacher(
     settings: dict[str, Any], data: RealDataModule, site: Site, index: int
 ) -> Teacher:

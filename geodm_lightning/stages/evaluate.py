@@ -101,11 +101,7 @@ def lessons_of(run: Run, protocol: Protocol) -> list[Lesson]:
         InputError: If labels that a supervision needs are missing, damaged or of other views.
     """
     supervisions = assembly.build_supervisions(run.settings)
-    wanted = assembly.wanted_teachers(run.settings)
-    pools = {}
-    if wanted:
-        pool = assembly.build_teachers(run.settings, run.data, run.site, count=max(wanted.values()))
-        pools = {kind: pool.prefix(count) for kind, count in wanted.items()}
+    pools = assembly.build_pools(run.settings, run.data, run.site)
     lessons = []
     for method in run.methods:
         candidate = candidate_of(run, method)

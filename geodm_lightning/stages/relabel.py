@@ -10,6 +10,8 @@ from torch import Tensor
 from geodm_lightning import assembly
 from geodm_lightning.data.batches import Fetch, fetch_from_table
 from geodm_lightning.data.views import ViewRecipe
+from geodm_lightning.evaluation.candidate import Candidate
+from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.views import centre_cropped, view_recipe
 from geodm_lightning.files import write_json
 from geodm_lightning.labels.agreement import Agreement, What, can_tell, measure_agreement
@@ -39,23 +41,24 @@ def relabel(run: Run) -> Path | None:
     Raises:
         InputError: If a teacher knows other classes, or a store is damaged or of other labels.
     """
-    wanted = assembly.wanted_teachers(run.settings)
-    if not wanted:
+    pools = assembly.build_pools(run.settings, run.data, run.site)
+    if not pools:
         return None
-    pool = assembly.build_teachers(run.settings, run.data, run.site, count=max(wanted.values()))
-    recipe = view_recipe(assembly.build_protocol(run.settings, run.data.spec), run.data.spec)
-    sets = [method for method in run.methods if method.kind != "whole"]
+    pool = max(pools.values(), key=len)
+    protocol = assembly.build_protocol(run.settings, run.data.spec)
+    recipe = view_recipe(protocol, run.data.spec)
+    sets = [(row, candidate_of(run, row)) for row in run.methods if row.kind != "whole"]
     agreements = {"real images": as_values(ask_about_real(run, pool, recipe))}
-    for method in sets:
-        agreement = ask_about_set(run, method, pool, recipe)
+    for method, candidate in sets:
+        agreement = ask_about_set(run, method, candidate, pool, recipe)
         if agreement is not None:
             agreements[method.label] = as_values(agreement)
     if run.site.processes.is_main:
         write_json(run.folder.agreement, agreements)
     if run.settings["teachers"]["labels"] == "store":
-        for kind, count in wanted.items():
-            for method in sets:
-                fill_store(run, method, pool.prefix(count), kind, recipe)
+        for kind, asked in pools.items():
+            for method, candidate in sets:
+                fill_store(run, method, candidate, asked, kind, protocol)
     run.site.processes.barrier()
     return run.folder.agreement.parent
 
@@ -70,10 +73,9 @@ def ask_about_real(run: Run, pool: TeacherPool, recipe: ViewRecipe) -> Agreement
 
 
 def ask_about_set(
-    run: Run, method: Method, pool: TeacherPool, recipe: ViewRecipe
+    run: Run, method: Method, candidate: Candidate, pool: TeacherPool, recipe: ViewRecipe
 ) -> Agreement | None:
     """Compare the teachers with the labels of a set; None if it is too small to tell."""
-    candidate = candidate_of(run, method)
     if not can_tell(candidate.labels, num_classes=run.data.spec.num_classes):
         return None
     every = -(-len(candidate.labels) // MOST_ASKED)
@@ -113,11 +115,14 @@ def compare(
 
 
 def fill_store(
-    run: Run, method: Method, pool: TeacherPool, kind: str, recipe: ViewRecipe
+    run: Run,
+    method: Method,
+    candidate: Candidate,
+    pool: TeacherPool,
+    kind: str,
+    protocol: Protocol,
 ) -> LabelStore:
     """Write the labels of the views of a set that are not there yet."""
-    candidate = candidate_of(run, method)
-    protocol = assembly.build_protocol(run.settings, run.data.spec)
     store = assembly.open_store(
         run.settings,
         candidate,
@@ -136,7 +141,7 @@ def fill_store(
         label_views(
             store,
             pool,
-            recipe,
+            view_recipe(protocol, run.data.spec),
             fetch=candidate.fetch,
             seed=run.seed,
             batch_size=run.settings["teachers"]["batch_size"],
