@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from lightning import Callback
+from lightning import LightningModule
 from torch import nn
 
 from geodm_lightning.assembly.options import capped
@@ -45,36 +45,24 @@ def trained_transformer(
     Returns:
         Its folder.
     """
-    options = settings["generator"]["training"]["transformer"]
-    architecture, recipe = options["architecture"], dict(options["recipe"])
-    batch_size = recipe.pop("batch_size")
-    num_steps = capped(recipe.pop("num_steps"), settings["schedule"]["max_generator_steps"])
-    denoiser = DenoiserSettings(num_steps=num_steps, **recipe)
+    batch_size, recipe = recipe_of(settings, "transformer")
+    denoiser = DenoiserSettings(**recipe)
 
     def build() -> DenoiserTraining:
         transformer = fresh_transformer(settings, data.spec, codec)
         return DenoiserTraining(transformer, codec, settings=denoiser, seed=MODEL_SEED)
 
-    identity = {
-        "model": "transformer",
-        "data": data.spec._asdict(),
-        "images": len(data.train),
-        "architecture": architecture,
-        "recipe": denoiser._asdict(),
-        "codec": codec.identity(),
-    }
-    return trained_model(
-        build,
-        lambda module: cast(DenoiserTraining, module).average,
-        table=data.train,
-        folder=Path(settings["cache_dir"]) / "diffusion",
-        identity=identity,
-        num_steps=num_steps,
+    return trained_part(
+        settings,
+        data,
+        site,
+        part="transformer",
+        title="train the diffusion model",
+        build=build,
+        result=lambda module: cast(DenoiserTraining, module).average,
+        num_steps=denoiser.num_steps,
         batch_size=batch_size,
-        resolution=data.spec.resolution,
-        seed=MODEL_SEED,
-        site=site,
-        callbacks=progress("train the diffusion model", num_steps),
+        identity={"recipe": denoiser._asdict(), "codec": codec.identity()},
     )
 
 
@@ -84,34 +72,66 @@ def trained_autoencoder(settings: dict[str, Any], data: RealDataModule, site: Si
     Returns:
         Its folder.
     """
-    options = settings["generator"]["training"]["autoencoder"]
-    architecture, recipe = options["architecture"], dict(options["recipe"])
-    batch_size = recipe.pop("batch_size")
-    num_steps = capped(recipe.pop("num_steps"), settings["schedule"]["max_generator_steps"])
-    autoencoder = AutoencoderSettings(num_steps=num_steps, **recipe)
+    batch_size, recipe = recipe_of(settings, "autoencoder")
+    autoencoder = AutoencoderSettings(**recipe)
 
     def build() -> AutoencoderTraining:
         fresh = fresh_autoencoder(settings, data.spec)
         return AutoencoderTraining(fresh, settings=autoencoder, seed=MODEL_SEED)
 
+    return trained_part(
+        settings,
+        data,
+        site,
+        part="autoencoder",
+        title="train the autoencoder",
+        build=build,
+        result=lambda module: cast(AutoencoderTraining, module).autoencoder,
+        num_steps=autoencoder.num_steps,
+        batch_size=batch_size,
+        identity={"recipe": autoencoder._asdict()},
+    )
+
+
+def recipe_of(settings: dict[str, Any], part: str) -> tuple[int, dict[str, Any]]:
+    """Return the images of a step, and all else of a training, under the schedule's cap."""
+    recipe = dict(settings["generator"]["training"][part]["recipe"])
+    recipe["num_steps"] = capped(recipe["num_steps"], settings["schedule"]["max_generator_steps"])
+    return recipe.pop("batch_size"), recipe
+
+
+def trained_part(
+    settings: dict[str, Any],
+    data: RealDataModule,
+    site: Site,
+    *,
+    part: str,
+    title: str,
+    build: Callable[[], LightningModule],
+    result: Callable[[LightningModule], nn.Module],
+    num_steps: int,
+    batch_size: int,
+    identity: dict[str, Any],
+) -> Path:
+    """Train a part of the generator on the real images, unless that was done before."""
     return trained_model(
         build,
-        lambda module: cast(AutoencoderTraining, module).autoencoder,
+        result,
         table=data.train,
         folder=Path(settings["cache_dir"]) / "diffusion",
         identity={
-            "model": "autoencoder",
+            "model": part,
             "data": data.spec._asdict(),
             "images": len(data.train),
-            "architecture": architecture,
-            "recipe": autoencoder._asdict(),
+            "architecture": settings["generator"]["training"][part]["architecture"],
+            **identity,
         },
         num_steps=num_steps,
         batch_size=batch_size,
         resolution=data.spec.resolution,
         seed=MODEL_SEED,
         site=site,
-        callbacks=progress("train the autoencoder", num_steps),
+        callbacks=lambda first: [TrainingProgress(title, num_steps=num_steps, first_step=first)],
     )
 
 
@@ -142,8 +162,3 @@ def fresh_autoencoder(settings: dict[str, Any], spec: DatasetSpec) -> nn.Module:
         **options,
         generator=keyed_generator(MODEL_SEED, "autoencoder"),
     )
-
-
-def progress(title: str, num_steps: int) -> Callable[[int], Sequence[Callback]]:
-    """Return a function from the first step to the callbacks that show how far a training is."""
-    return lambda first: [TrainingProgress(title, num_steps=num_steps, first_step=first)]
