@@ -27,7 +27,9 @@ $(READY): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.10; name a newer one with make PYTHON=python3.12"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,generation]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,generation,sweeps]'
+	# ddranking asks for NumPy 1, but runs on 2; the tests hold our exports against it.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps ddranking==0.2.0
 	touch $@
 
 clean:  ## remove what tests and tools leave behind; runs are kept

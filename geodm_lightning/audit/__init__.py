@@ -1,0 +1,1 @@
+"""What a set is like beside its accuracy: robust scores, coverage, memory, calibration."""

@@ -1,0 +1,1 @@
+"""Many runs: search spaces, the tables of papers, what they will cost."""
