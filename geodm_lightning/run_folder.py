@@ -14,6 +14,8 @@ from geodm_lightning.types import InputError
 # Settings that may change between two starts of one run: they do not change its result.
 FREE = (
     "stages",
+    "estimate",
+    "gates",
     "baselines",
     "variants",  # a row that was made before is compared with the settings in its manifest
     "supervision",  # students are known by what they learned from
