@@ -111,6 +111,7 @@ NUMBERS = {
     "trainer.threads": OPTIONAL_COUNT,
 }
 CHOICES = {
+    "gates": ("refuse", "warn"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
     "trainer.strategy": ("auto", "ddp"),
     "trainer.precision": ("32-true", "bf16-mixed"),
