@@ -50,7 +50,7 @@ class Ledger:
         self.num_measured = 0
         self.marks: list[tuple[str, dict[str, float], int]] = []
         self._measuring = False
-        self._trace: _Trace | None = None
+        self._trace: Trace | None = None
 
     @contextmanager
     def iteration(self, number: int) -> Iterator[None]:
@@ -65,7 +65,7 @@ class Ledger:
         self.num_measured += self._measuring
         try:
             if traced:
-                with _Trace() as self._trace:
+                with Trace() as self._trace:
                     yield
             else:
                 yield
@@ -159,8 +159,13 @@ class Ledger:
         self.marks = [(name, dict(seconds), count) for name, seconds, count in state["marks"]]
 
 
-class _Trace(TorchDispatchMode):
-    """Follows the storages that the operations inside it make, until they are freed."""
+class Trace(TorchDispatchMode):
+    """Follows the storages that the operations inside it make, until they are freed.
+
+    Attributes:
+        alive: Bytes of those not freed yet.
+        peak: Most bytes alive at once.
+    """
 
     def __init__(self) -> None:
         super().__init__()
