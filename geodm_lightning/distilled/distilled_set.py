@@ -56,11 +56,14 @@ class DistilledSet(NamedTuple):
         labels: ``(N,)`` int64 class indices.
         manifest: Plain values: ``method``, ``label``, ``ipc``, ``factor``, ``dataset``
             (the fields of its ``DatasetSpec``), ``cost``, ``provenance`` …
+        soft_labels: ``(N, K)`` float32 logits that belong to the stored images, None where
+            the set has class labels alone.
     """
 
     images: Tensor
     labels: Tensor
     manifest: dict[str, Any]
+    soft_labels: Tensor | None = None
 
     def unit_images(self, indices: Tensor | slice = slice(None)) -> Tensor:
         """Return the chosen images ``(n, ch, h, w)`` as float32 in unit range.
@@ -74,16 +77,19 @@ class DistilledSet(NamedTuple):
     def decode(self) -> DistilledSet:
         """Return the set one trains on: mosaics cut, one label per image."""
         factor = int(self.manifest.get("factor", 1))
+        soft = self.soft_labels
         return DistilledSet(
             images=self.images if factor == 1 else decode_mosaic(self.unit_images(), factor=factor),
             labels=self.labels.repeat_interleave(factor**2),
             manifest={**self.manifest, "factor": 1},
+            soft_labels=None if soft is None else soft.repeat_interleave(factor**2, 0),
         )
 
     def digest(self) -> str:
         """Return a SHA-256 over pixels, labels and decoding, the identity of the set."""
         digest = hashlib.sha256(str(self.manifest.get("factor", 1)).encode())
-        for tensor in (self.images, self.labels):
+        tensors = [self.images, self.labels]
+        for tensor in tensors if self.soft_labels is None else [*tensors, self.soft_labels]:
             digest.update(str(tuple(tensor.shape)).encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.files import sha256_of, write_json
@@ -18,8 +21,14 @@ from geodm_lightning.types import InputError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-TENSORS = {"images": "images.safetensors", "labels": "labels.safetensors"}
+TENSORS = ("images", "labels")  # NAME.safetensors holds one tensor, NAME
+SOFT = "soft_labels"  # likewise, where the manifest has this key too
 REQUIRED = ("method", "label", "ipc", "factor", "dataset")
+
+
+def class_hash(names: Sequence[str]) -> str:
+    """Return a SHA-256 over class names and their order."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def save_set(folder: Path, distilled: DistilledSet) -> Path:
@@ -40,19 +49,10 @@ def save_set(folder: Path, distilled: DistilledSet) -> Path:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file({"images": distilled.images.cpu().contiguous()}, partial / TENSORS["images"])
-        save_file({"labels": distilled.labels.cpu().contiguous()}, partial / TENSORS["labels"])
-        write_json(
-            partial / MANIFEST,
-            {
-                "format_version": FORMAT_VERSION,
-                **distilled.manifest,
-                "space": "uint8" if distilled.images.dtype == torch.uint8 else "unit",
-                "shape": list(distilled.images.shape),
-                "digest": distilled.digest(),
-                "sha256": {name: sha256_of(partial / name) for name in TENSORS.values()},
-            },
-        )
+        for name in TENSORS if distilled.soft_labels is None else (*TENSORS, SOFT):
+            tensor = getattr(distilled, name).cpu().contiguous()
+            save_file({name: tensor}, partial / f"{name}.safetensors")
+        write_json(partial / MANIFEST, _manifest(partial, distilled))
         if folder.exists():
             folder.replace(outdated)
         partial.replace(folder)
@@ -66,6 +66,25 @@ def save_set(folder: Path, distilled: DistilledSet) -> Path:
             "choose another folder with run_dir=PATH or free space"
         ) from error
     return folder
+
+
+def _manifest(folder: Path, distilled: DistilledSet) -> dict[str, Any]:
+    """Say what there is to know about a set whose tensors are in ``folder``."""
+    dataset = distilled.manifest["dataset"]
+    names = list(dataset.get("class_names", ()))
+    stated = {key: value for key, value in distilled.manifest.items() if key != SOFT}
+    if distilled.soft_labels is not None:
+        stated[SOFT] = distilled.manifest.get(SOFT, {"kind": "logits"})
+    return {
+        "format_version": FORMAT_VERSION,
+        "licence": dataset.get("licence"),
+        "classes": {"names": names, "sha256": class_hash(names) if names else None},
+        **stated,
+        "space": "uint8" if distilled.images.dtype == torch.uint8 else "unit",
+        "shape": list(distilled.images.shape),
+        "digest": distilled.digest(),
+        "sha256": {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))},
+    }
 
 
 def is_complete(folder: Path) -> bool:
@@ -86,18 +105,8 @@ def load_set(folder: Path) -> DistilledSet:
         InputError: If a file is missing, damaged or does not fit the manifest.
     """
     manifest = _read_manifest(folder)
-    tensors = {}
-    for key, name in TENSORS.items():
-        path = folder / name
-        if not path.is_file():
-            raise _damaged(folder, f"{name} is missing")
-        if sha256_of(path) != manifest["sha256"].get(name):
-            raise _damaged(folder, f"{name} does not have the SHA-256 its manifest names")
-        try:
-            tensors[key] = load_file(path)[key]
-        except (SafetensorError, KeyError) as error:
-            raise _damaged(folder, f"{name} cannot be read ({error})") from error
-    images, labels = tensors["images"], tensors["labels"]
+    images, labels = (_read_tensor(folder, name, manifest) for name in TENSORS)
+    soft_labels = _read_tensor(folder, SOFT, manifest) if SOFT in manifest else None
     num_classes = manifest["dataset"]["num_classes"]
     if images.dim() != 4 or len(images) == 0 or labels.shape != images.shape[:1]:
         shapes = f"{tuple(images.shape)} images, {tuple(labels.shape)} labels"
@@ -106,7 +115,26 @@ def load_set(folder: Path) -> DistilledSet:
         raise _damaged(folder, f"pixels are {images.dtype}, neither float32 nor uint8")
     if labels.dtype != torch.int64 or labels.min() < 0 or labels.max() >= num_classes:
         raise _damaged(folder, f"labels are not class indices below {num_classes}")
-    return DistilledSet(images=images, labels=labels, manifest=manifest)
+    if soft_labels is not None:
+        if soft_labels.dtype != torch.float32 or soft_labels.shape != (len(images), num_classes):
+            found = f"{tuple(soft_labels.shape)} {soft_labels.dtype}"
+            raise _damaged(folder, f"soft labels are {found}, not one float32 logit per class")
+        if not soft_labels.isfinite().all():
+            raise _damaged(folder, "soft labels are not finite")
+    return DistilledSet(images, labels, manifest, soft_labels)
+
+
+def _read_tensor(folder: Path, key: str, manifest: dict[str, Any]) -> Tensor:
+    """Read the one tensor of ``KEY.safetensors`` and check it against the manifest."""
+    path = folder / f"{key}.safetensors"
+    if not path.is_file():
+        raise _damaged(folder, f"{path.name} is missing")
+    if sha256_of(path) != manifest["sha256"].get(path.name):
+        raise _damaged(folder, f"{path.name} does not have the SHA-256 its manifest names")
+    try:
+        return load_file(path)[key]
+    except (SafetensorError, KeyError) as error:
+        raise _damaged(folder, f"{path.name} cannot be read ({error})") from error
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -125,6 +153,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     missing = [key for key in (*REQUIRED, "sha256") if key not in manifest]
     if missing:
         raise _damaged(folder, f"{MANIFEST} lacks {', '.join(missing)}")
+    dataset = manifest["dataset"]
+    if not isinstance(dataset, dict) or not isinstance(dataset.get("num_classes"), int):
+        raise _damaged(folder, f"{MANIFEST} names no data set with its num_classes")
+    if not isinstance(manifest["sha256"], dict):
+        raise _damaged(folder, f"{MANIFEST} lists no sha256 by file")
     return manifest
 
 

@@ -1,0 +1,36 @@
+"""Any distilled set in: from a path to a set that can be judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from geodm_lightning.exchange.declaration import Declaration, Imported
+from geodm_lightning.exchange.native import is_native, read_native
+from geodm_lightning.types import DatasetSpec, InputError
+
+NOTHING_DECLARED = Declaration()
+
+
+def read_set(
+    path: Path, *, spec: DatasetSpec, declared: Declaration = NOTHING_DECLARED
+) -> Imported:
+    """Read a distilled set of any format; no code in it is run.
+
+    Args:
+        path: File or folder.
+        spec: Data set it was made from, with its class names.
+        declared: What the caller says of it; the rest is inferred, with a warning each.
+
+    Returns:
+        The set, class by class, and the warnings.
+
+    Raises:
+        InputError: If it cannot be read safely, is damaged, or does not fit the data set or what
+            is declared of it.
+    """
+    declared.check()
+    if not path.exists():
+        raise InputError(f"there is no distilled set at {path}; correct the path")
+    if is_native(path):
+        return read_native(path, spec, declared)
+    raise InputError(f"{path} has no format known here")
