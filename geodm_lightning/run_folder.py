@@ -36,6 +36,8 @@ FREE = (
     "teachers.labels",  # students are known by what they learned from
     "distiller.classes_per_step",
     "distiller.checkpoint_every",
+    "audit",  # a file of its own tells what it was made of
+    "scores",
     "evaluation.num_students",
     "schedule.max_students",
 )
