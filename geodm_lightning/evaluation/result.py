@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from geodm_lightning.evaluation.interval import LEVEL, Interval, t_interval
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.record import StudentResult
 from geodm_lightning.evaluation.supervision import HARD, Supervision
@@ -44,6 +45,8 @@ class EvaluationResult:
         supervision: What the students learned from.
         teachers: Names of the teachers they learned from, empty for hard labels.
         label_identities: Identity of the teachers' labels of each seed, likewise.
+        architecture: Name of the students' architecture, empty for the protocol's own.
+        architecture_label: How readers call it, likewise.
     """
 
     method: str
@@ -60,6 +63,8 @@ class EvaluationResult:
     supervision: Supervision = HARD
     teachers: tuple[str, ...] = ()
     label_identities: dict[str, str] = field(default_factory=dict)
+    architecture: str = ""
+    architecture_label: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "teachers", tuple(self.teachers))
@@ -73,15 +78,26 @@ class EvaluationResult:
 
     @property
     def key(self) -> str:
-        """What no other result of a table shares: its method, and how students were taught."""
+        """``METHOD[/SUPERVISION][@ARCHITECTURE]``: what no other result of a table shares."""
         taught = "" if self.supervision == HARD else f"/{self.supervision.name}"
-        return f"{self.method}{taught}"
+        return f"{self.method}{taught}" + (f"@{self.architecture}" if self.architecture else "")
 
     @property
     def full_label(self) -> str:
-        """The label, and what students learned from where that is not hard labels alone."""
+        """The label, what students learned from where not hard labels alone, what they are."""
         taught = "" if self.supervision == HARD else f" · {self.supervision.label}"
-        return f"{self.label}{taught}"
+        return f"{self.label}{taught}" + (f" · {self.student_label}" if self.architecture else "")
+
+    @property
+    def student_label(self) -> str:
+        """How readers call the students' architecture; the network's name for the own one."""
+        return self.architecture_label or self.architecture or self.protocol.network
+
+    @property
+    def tested_on(self) -> str:
+        """``"test"`` images, or those of training held out for ``"validation"``."""
+        parts = [self.provenance, *(v for v in self.provenance.values() if isinstance(v, dict))]
+        return next((str(part["tested_on"]) for part in parts if "tested_on" in part), "test")
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -115,6 +131,21 @@ class EvaluationResult:
     def std_of_seeds(self) -> float | None:
         """Sample standard deviation of :attr:`seed_means`, None for one seed."""
         return _sample_std(list(self.seed_means.values()))
+
+    @property
+    def num_sets(self) -> int:
+        """Different sets that the students were trained on."""
+        return len({student.set_digest for student in self.students})
+
+    def interval(self, level: float = LEVEL) -> Interval | None:
+        """Return Student's interval of :attr:`mean`, None where one value is all there is.
+
+        Students of one set share its images, so where there are several sets the unit is the
+        seed, whose sets differ. Of a single set the unit is the student, and the interval tells
+        nothing of what another set of that method would reach.
+        """
+        units = self.seed_means.values() if self.num_sets > 1 else self.accuracies
+        return t_interval(list(units), level=level)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields and the numbers derived from them as JSON values."""
@@ -169,6 +200,8 @@ _UNTOLD: dict[str, Any] = {  # what older results do not tell
     "supervision": HARD.to_dict(),
     "teachers": [],
     "label_identities": {},
+    "architecture": "",
+    "architecture_label": "",
 }
 
 
@@ -198,49 +231,6 @@ def load_results(path: Path) -> list[EvaluationResult]:
         raise InputError(f"damaged results {path}: {error}; delete it to evaluate again") from error
 
 
-def merge_results(results: Sequence[EvaluationResult]) -> EvaluationResult:
-    """Join the results of several seeds of one method.
-
-    Args:
-        results: Results that differ in their seeds and provenance only.
-
-    Returns:
-        One result with the students of all seeds; its provenance maps each first seed to the
-        provenance of that part.
-
-    Raises:
-        InputError: If there is nothing to merge, a student appears twice, or the results differ
-            in method, data set, images per class, protocol, schedule, supervision or teachers.
-    """
-    if not results:
-        raise InputError("no results to merge; name at least one evaluated run")
-    first = results[0]
-    for result in results[1:]:
-        _require_alike(first, result)
-    provenance: Mapping[str, Any] = {str(part.seeds[0]): part.provenance for part in results}
-    return replace(
-        first,
-        students=tuple(student for result in results for student in result.students),
-        costs={seed: cost for result in results for seed, cost in result.costs.items()},
-        geometries={seed: state for r in results for seed, state in r.geometries.items()},
-        label_identities={s: labels for r in results for s, labels in r.label_identities.items()},
-        provenance=first.provenance if len(results) == 1 else dict(provenance),
-    )
-
-
 def one_per_set(results: Sequence[EvaluationResult]) -> list[EvaluationResult]:
     """Return the first result of each method: its set was made once, however it was taught."""
     return list({result.method: result for result in reversed(results)}.values())[::-1]
-
-
-def _require_alike(first: EvaluationResult, other: EvaluationResult) -> None:
-    shared = ("method", "label", "dataset", "ipc", "num_images", "schedule_share", "teachers")
-    for name in (*shared, "supervision"):
-        ours, theirs = getattr(first, name), getattr(other, name)
-        if ours != theirs:
-            raise InputError(f"cannot merge results of {name} {ours!r} and {theirs!r}")
-    if first.protocol.digest() != other.protocol.digest():
-        raise InputError(
-            f"cannot merge {first.label} under protocol {first.protocol.digest()} with "
-            f"{other.protocol.digest()}; evaluate both under one protocol"
-        )

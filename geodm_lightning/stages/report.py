@@ -8,12 +8,8 @@ from pathlib import Path
 
 from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.distilled.storage import load_set
-from geodm_lightning.evaluation.result import (
-    EvaluationResult,
-    load_results,
-    merge_results,
-    save_results,
-)
+from geodm_lightning.evaluation.merging import merge_results
+from geodm_lightning.evaluation.result import EvaluationResult, load_results, save_results
 from geodm_lightning.files import write_text
 from geodm_lightning.reporting.curvature import to_markdown as geometry_to_markdown
 from geodm_lightning.reporting.ledger import build_ledger

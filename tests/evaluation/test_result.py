@@ -7,12 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from geodm_lightning.evaluation.result import (
-    load_results,
-    merge_results,
-    one_per_set,
-    save_results,
-)
+from geodm_lightning.evaluation.merging import merge_results
+from geodm_lightning.evaluation.result import load_results, one_per_set, save_results
 from geodm_lightning.evaluation.supervision import Supervision
 from geodm_lightning.types import InputError
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from geodm_lightning.evaluation.result import merge_results
+from geodm_lightning.evaluation.merging import merge_results
 from geodm_lightning.evaluation.supervision import Supervision
 from geodm_lightning.reporting.notes import describe_protocol, describe_supervision
 from geodm_lightning.reporting.tables import build_table, to_latex, to_markdown, to_terminal
