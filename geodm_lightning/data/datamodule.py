@@ -66,14 +66,18 @@ class RealDataModule(lightning.LightningDataModule):
         resolution: Pixels per side of image-folder data; ``None`` takes the catalog's.
         batch_size: Images per batch of the two loaders.
         seed: Seed of the training loader's shuffles.
+        validation: Share of the training images of every class that is held out, by
+            :func:`held_out`, and tested on instead of the test images; 0 holds out nothing.
 
     Attributes:
         spec: The data set; after :meth:`setup` with the classes found on disk.
         train: Training table, after :meth:`setup`.
-        test: Test table, after :meth:`setup`.
+        test: Test table, after :meth:`setup`; the held-out images where there are some.
+        tested_on: ``"test"`` or ``"validation"``: what :attr:`test` holds.
 
     Raises:
-        InputError: If the name is unknown or the resolution cannot be chosen.
+        InputError: If the name is unknown, the resolution cannot be chosen, or a class would have
+            no image left to train on.
 
     Example:
         >>> data = RealDataModule("digits")
@@ -96,14 +100,22 @@ class RealDataModule(lightning.LightningDataModule):
         resolution: int | None = None,
         batch_size: int = 256,
         seed: int = 0,
+        validation: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= validation < 1:
+            raise InputError(
+                f"data.validation is the share of training images held out, at least 0 and below "
+                f"1, got {validation}"
+            )
         self.spec = dataset_spec(name)
         self._root = Path(root).expanduser()
         self._download = download
         self._batch_size = batch_size
         self._seed = seed
         self._ready = False
+        self._validation = validation
+        self.tested_on = "validation" if validation else "test"
         if resolution is not None and resolution != self.spec.resolution:
             if is_in_memory(name):
                 raise InputError(
@@ -136,7 +148,16 @@ class RealDataModule(lightning.LightningDataModule):
             self.spec = self.spec._replace(num_classes=len(names), class_names=tuple(names))
             self.train = FolderTable(*splits.train, self.spec)
             self.test = FolderTable(*splits.test, self.spec)
+        if self._validation:
+            held = held_out(self.train, share=self._validation)
+            self.test = self.train.select(held.nonzero().flatten())
+            self.train = self.train.select((~held).nonzero().flatten())
         self._ready = True
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What a result must say about its images; nothing where they are the test images."""
+        return {"tested_on": self.tested_on} if self._validation else {}
 
     def train_dataloader(self) -> TableLoader:
         """Return shuffled batches of normalised training images and labels."""
@@ -145,3 +166,38 @@ class RealDataModule(lightning.LightningDataModule):
     def test_dataloader(self) -> TableLoader:
         """Return batches of normalised test images and labels, in table order."""
         return TableLoader(self.test, batch_size=self._batch_size)
+
+
+def held_out(table: ImageTable, *, share: float) -> Tensor:
+    """Mark the images of every class that are kept from training to choose settings on.
+
+    The images of a class are put in an order keyed by the data set's name alone, never by the
+    seed of a run; the first ``share`` of them, rounded half up and at least one, are held out.
+    So a larger share holds out all that a smaller one does.
+
+    Args:
+        table: All training images.
+        share: Share of every class, in (0, 1).
+
+    Returns:
+        ``(N,)`` booleans on the CPU.
+
+    Raises:
+        InputError: If nothing of a class would remain.
+    """
+    counts, labels = table.class_counts, table.labels.cpu()
+    wanted = (counts * share + 0.5).floor().clamp(min=1).to(torch.int64)
+    if bool((wanted >= counts).any()):
+        index = int((counts - wanted).argmin())
+        raise InputError(
+            f"data.validation={share:g} leaves nothing to train on of class "
+            f"'{table.spec.class_names[index]}' of {table.spec.name}, which has "
+            f"{int(counts[index])} training images; use a smaller share"
+        )
+    keys = torch.rand(len(table), generator=keyed_generator(0, "validation", table.spec.name))
+    shuffled = keys.argsort()
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    rank = torch.arange(len(table)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    marks = torch.zeros(len(table), dtype=torch.bool)
+    marks[by_class[rank < wanted.repeat_interleave(counts)]] = True
+    return marks

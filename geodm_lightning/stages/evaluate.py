@@ -59,7 +59,7 @@ def evaluate(run: Run) -> Path:
                 teachers=lesson.teachers,
                 callbacks=student_callbacks(run, lesson, protocol.num_students),
                 loggers=partial(student_loggers, run, lesson),
-                provenance=provenance(run.site.device),
+                provenance={**provenance(run.site.device), **run.data.provenance},
             )
         )
     run.site.processes.barrier()
