@@ -49,6 +49,9 @@ class ImageTable(Protocol):
     def head(self, num_per_class: int) -> ImageTable:
         """Return a table of the first images of every class."""
 
+    def select(self, indices: Tensor) -> ImageTable:
+        """Return a table of some of the images."""
+
 
 class _SortedTable(ABC):
     """Labels sorted by class, and the draw over them, which both kinds of table share."""
@@ -77,10 +80,17 @@ class _SortedTable(ABC):
         A class with fewer keeps all of its own.
         """
         position = torch.arange(len(self)) - self._offsets.repeat_interleave(self.class_counts)
-        indices = (position < num_per_class).nonzero().flatten()
+        return self.select((position < num_per_class).nonzero().flatten())
+
+    def select(self, indices: Tensor) -> Self:
+        """Return a table of some of the images; this table keeps all of its own.
+
+        Args:
+            indices: ``(n,)`` which of them, ascending, on the CPU.
+        """
         table = copy.copy(self)
         table.labels = self.labels[indices.to(self.device)]
-        table.class_counts = self.class_counts.clamp(max=num_per_class)
+        table.class_counts = torch.bincount(table.labels.cpu(), minlength=self.spec.num_classes)
         table._offsets = table.class_counts.cumsum(0) - table.class_counts
         table._keep(indices)
         return table
