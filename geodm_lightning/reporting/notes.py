@@ -84,8 +84,8 @@ def notes(results: Sequence[EvaluationResult]) -> tuple[str, ...]:
     return (
         f"Protocol {describe_protocol(protocol)}.",
         *_supervision_notes(results),
-        "Accuracy on the test images after the last epoch, mean ± sample standard deviation "
-        "over all students.",
+        f"Accuracy on {_tested_images(results)} after the last epoch, mean ± sample standard "
+        "deviation over all students.",
         *_spread_notes(results),
         f"Students: {share(protocol.fraction)} of the published epochs.",
         *_schedule_notes(results),
@@ -95,6 +95,14 @@ def notes(results: Sequence[EvaluationResult]) -> tuple[str, ...]:
             if r.ipc is None
         ),
     )
+
+
+def _tested_images(results: Sequence[EvaluationResult]) -> str:
+    """Say which images the students of a table were tested on; one seed or several."""
+    told = results[0].provenance
+    parts = [told, *(part for part in told.values() if isinstance(part, dict))]
+    validated = any(part.get("tested_on") == "validation" for part in parts)
+    return "held-out training images, not the test images," if validated else "the test images"
 
 
 def _supervision_notes(results: Sequence[EvaluationResult]) -> list[str]:
