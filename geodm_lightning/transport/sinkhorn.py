@@ -1,4 +1,4 @@
-"""Entropic optimal transport in the log domain, batched over all leading axes."""
+"""Entropic optimal transport, stabilised, batched over all leading axes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from geodm_lightning.transport.coupling import marginal_error
+from geodm_lightning.transport.rounds import (
+    Potentials,
+    absorbed,
+    log_rounds,
+    scaling_rounds,
+)
 from geodm_lightning.types import InputError
+
+ABSORB_EVERY = 25  # iterations between two looks at the scalings
 
 
 class Plan(NamedTuple):
@@ -29,29 +37,35 @@ class Plan(NamedTuple):
     marginal_error: Tensor
 
 
-def sinkhorn(cost: Tensor, *, epsilon: float | Tensor, num_iters: int) -> Plan:
+def sinkhorn(
+    cost: Tensor, *, epsilon: float | Tensor, num_iters: int, tolerance: float = 0.0
+) -> Plan:
     r"""Solve entropic optimal transport between uniform marginals.
 
     .. math::
         \min_P \langle P, C\rangle + \varepsilon\, KL(P \,|\, a \otimes b),
         \qquad P_{ij} = a_i b_j \exp((f_i + g_j - C_{ij}) / \varepsilon)
 
-    It runs a fixed number of iterations, so nothing waits for the device, in float32 or in
-    the precision of the costs if that is higher, and without a gradient: the envelope
-    theorem makes :func:`entropic_cost` differentiable without unrolling.
+    It runs in float32 or in the precision of the costs if that is higher, and without a gradient:
+    the envelope theorem makes :func:`entropic_cost` differentiable without unrolling. The first
+    iteration is made on logarithms, the others are matrix-vector products with the kernel that
+    the potentials so far are absorbed in, 25 at a time; a problem so sharp that its kernel leaves
+    the range of numbers goes on on logarithms. Every 25 iterations wait for the device once.
 
     Args:
         cost: Ground costs, shape ``(..., n, m)``.
         epsilon: Entropic temperature in the unit of the costs: a number, or a tensor of the
             leading shape ``(...,)``.
-        num_iters: Iterations, each of which updates both potentials.
+        num_iters: Iterations at most, each of which updates both potentials.
+        tolerance: Stop where no problem of the batch is further from its marginals than this
+            mass, looked at every 25 iterations; 0 makes all iterations.
 
     Returns:
         The plan, its potentials and how far it is from its marginals.
 
     Raises:
-        InputError: If ``epsilon`` is not positive and finite or ``num_iters`` is below 1. A
-            tensor that lives on an accelerator is not read, as that would stall its queue.
+        InputError: If ``epsilon`` is not positive and finite, ``num_iters`` is below 1 or
+            ``tolerance`` below 0. A temperature on an accelerator is not read.
 
     Example:
         >>> cost = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
@@ -61,9 +75,10 @@ def sinkhorn(cost: Tensor, *, epsilon: float | Tensor, num_iters: int) -> Plan:
 
     References:
         Cuturi, "Sinkhorn distances", 2013; Peyré and Cuturi, "Computational optimal
-        transport", 2019, section 4.4 (log domain).
+        transport", 2019, section 4.4 (log domain); Schmitzer, "Stabilized sparse scaling
+        algorithms for entropy regularized transport problems", 2019 (absorption).
     """
-    _check(epsilon, num_iters)
+    _check(epsilon, num_iters, tolerance)
     with torch.no_grad():
         cost = cost.to(torch.promote_types(cost.dtype, torch.float32))
         num_rows, num_columns = cost.shape[-2:]
@@ -71,15 +86,28 @@ def sinkhorn(cost: Tensor, *, epsilon: float | Tensor, num_iters: int) -> Plan:
         temperature = temperature.expand(cost.shape[:-2])[..., None]
         log_kernel = cost / -temperature[..., None]
         buffer = torch.empty_like(log_kernel)
-        f = g = cost.new_zeros(())
-        for _ in range(num_iters):
-            columns = g[..., None, :] if g.dim() else g
-            f = math.log(num_columns) - _logsumexp(log_kernel, columns, dim=-1, buffer=buffer)
-            g = math.log(num_rows) - _logsumexp(log_kernel, f[..., None], dim=-2, buffer=buffer)
+        potentials = _potentials(log_kernel, num_iters, tolerance, buffer)
+        plan = absorbed(log_kernel, potentials, out=buffer).div_(num_rows * num_columns)
+        f, g = (potential * temperature for potential in potentials)
+        return Plan(plan, f, g, marginal_error(plan))
 
-        torch.add(log_kernel, f[..., None], out=buffer)
-        plan = buffer.add_(g[..., None, :]).exp_().div_(num_rows * num_columns)
-        return Plan(plan, f * temperature, g * temperature, marginal_error(plan))
+
+def _potentials(log_kernel: Tensor, num_iters: int, tolerance: float, buffer: Tensor) -> Potentials:
+    """Make the iterations; ``buffer`` is scratch space of the kernel's shape."""
+    *batch, num_rows, num_columns = log_kernel.shape
+    start = log_kernel.new_zeros(*batch, num_columns)
+    if log_kernel.is_cuda and torch.cuda.is_current_stream_capturing():  # nothing may be read
+        return log_rounds(log_kernel, start, num_iters, buffer=buffer)
+    potentials, done = log_rounds(log_kernel, start, 1, buffer=buffer), 1
+    while done < num_iters:
+        rounds = min(ABSORB_EVERY, num_iters - done)
+        potentials = scaling_rounds(log_kernel, potentials, rounds, buffer=buffer)
+        done += rounds
+        if tolerance > 0 and done < num_iters:
+            plan = absorbed(log_kernel, potentials, out=buffer).div_(num_rows * num_columns)
+            if bool((marginal_error(plan) <= tolerance).all()):
+                break
+    return potentials
 
 
 def entropic_cost(cost: Tensor, *, epsilon: float | Tensor, num_iters: int) -> Tensor:
@@ -164,15 +192,7 @@ def dual_value(cost: Tensor, solution: Plan) -> Tensor:
     return solution.f.mean(-1) + solution.g.mean(-1) + change
 
 
-def _logsumexp(kernel: Tensor, potential: Tensor, *, dim: int, buffer: Tensor) -> Tensor:
-    """``logsumexp(kernel + potential, dim)`` that allocates nothing of the kernel's size."""
-    torch.add(kernel, potential, out=buffer)
-    largest = buffer.amax(dim, keepdim=True)
-    total = buffer.sub_(largest).exp_().sum(dim)
-    return total.log_().add_(largest.squeeze(dim))
-
-
-def _check(epsilon: float | Tensor, num_iters: int) -> None:
+def _check(epsilon: float | Tensor, num_iters: int, tolerance: float) -> None:
     """Refuse a temperature or a number of iterations that solves nothing.
 
     A tensor is computed from costs: where those are NaN the plan is too, for the owner of the
@@ -187,3 +207,5 @@ def _check(epsilon: float | Tensor, num_iters: int) -> None:
         raise InputError(f"epsilon must be positive and finite, got {refused[0]}")
     if num_iters < 1:
         raise InputError(f"num_iters must be at least 1, got {num_iters}")
+    if not 0 <= tolerance < math.inf:
+        raise InputError(f"tolerance must be a mass from 0, got {tolerance}")

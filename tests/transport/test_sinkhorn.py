@@ -174,3 +174,65 @@ def test_refuses_temperatures_that_are_not_positive(function, epsilon):
 def test_refuses_no_iterations():
     with pytest.raises(InputError, match="num_iters must be at least 1, got 0"):
         sinkhorn(torch.zeros(2, 2), epsilon=1.0, num_iters=0)
+
+
+def log_domain(cost: Tensor, epsilon: float, num_iters: int) -> Tensor:
+    """Plan after as many rounds of the textbook algorithm on logarithms, in float64."""
+    kernel = cost.double() / -epsilon
+    num_rows, num_columns = kernel.shape[-2:]
+    g = kernel.new_zeros(*kernel.shape[:-2], num_columns)
+    for _ in range(num_iters):
+        f = math.log(num_columns) - (kernel + g[..., None, :]).logsumexp(-1)
+        g = math.log(num_rows) - (kernel + f[..., None]).logsumexp(-2)
+    return (kernel + f[..., None] + g[..., None, :]).exp() / (num_rows * num_columns)
+
+
+# From uniform plans down to kernels of which float32 holds no more than a few entries.
+@pytest.mark.parametrize("epsilon", [1e3, 1.0, 0.1, 0.01, 1e-3])
+@pytest.mark.parametrize("num_iters", [1, 2, 26, 27, 90])
+def test_every_iteration_is_that_of_the_log_domain(device, rng, dtype, epsilon, num_iters):
+    cost = draw_cost(rng, device, dtype, 3, n=12, m=9)
+    plan = sinkhorn(cost, epsilon=epsilon, num_iters=num_iters).plan
+    # Rounding of the costs in units of the temperature is what float32 cannot do better.
+    bound = 20 * torch.finfo(dtype).eps * max(1.0, cost.max().item() / epsilon)
+    expected = log_domain(cost, epsilon, num_iters)
+    torch.testing.assert_close(plan.double(), expected, rtol=0, atol=bound / 9)
+
+
+@pytest.mark.parametrize("num_iters", [26, 45, 51, 52, 76])
+def test_potentials_that_run_away_are_followed_on_logarithms(device, num_iters):
+    # Nine tenths of the rows, one tenth of the columns on one side of a valley too wide to cross
+    # before the potentials have climbed it: they rise by log 9 in every iteration.
+    rows, columns = (torch.arange(50, device=device) < count for count in (45, 5))
+    cost = 216.0 * (rows[:, None] ^ columns)
+    for dtype in (torch.float32, torch.float64):
+        plan = sinkhorn(cost.to(dtype), epsilon=1.0, num_iters=num_iters).plan
+        expected = log_domain(cost, 1.0, num_iters)
+        torch.testing.assert_close(plan.double(), expected, rtol=1e-3, atol=1e-30)
+
+
+def test_a_sharp_problem_does_not_touch_those_beside_it(device, rng):
+    cost = draw_cost(rng, device, torch.float32, 4, n=30, m=8)
+    epsilon = torch.tensor([1.0, 1e-5, 0.5, 1e-4], device=device)
+    together = sinkhorn(cost, epsilon=epsilon, num_iters=60)
+    for i in (0, 2):
+        others = torch.tensor([0, 2], device=device)
+        alone = sinkhorn(cost[others], epsilon=epsilon[others], num_iters=60)
+        assert torch.equal(together.plan[i], alone.plan[i // 2])
+    assert together.plan.isfinite().all()
+
+
+def test_tolerance_stops_early_and_not_too_early(device, rng, dtype):
+    cost = draw_cost(rng, device, dtype, 5, n=20, m=10)
+    loose = sinkhorn(cost, epsilon=0.5, num_iters=100_000, tolerance=1e-3)
+    assert (loose.marginal_error <= 1e-3).all()
+    rough = sinkhorn(cost, epsilon=0.5, num_iters=26)
+    assert (rough.marginal_error > 1e-3).any()  # so it had something to do
+    full = sinkhorn(cost, epsilon=0.5, num_iters=2000)
+    torch.testing.assert_close(loose.plan, full.plan, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("tolerance", [-1e-3, float("nan")])
+def test_refuses_a_tolerance_that_is_no_mass(tolerance):
+    with pytest.raises(InputError, match="tolerance must be a mass from 0"):
+        sinkhorn(torch.zeros(2, 2), epsilon=1.0, num_iters=5, tolerance=tolerance)
