@@ -61,14 +61,18 @@ class LabelledBatches:
         return self.num_steps
 
     def __iter__(self) -> Iterator[Batch]:
+        for step, indices in enumerate(self.orders()):
+            yield self.batch(indices.to(self.labels.device), step)
+
+    def orders(self) -> Iterator[Tensor]:
+        """Yield the indices ``(n,)`` of every batch, on the CPU."""
         step, epoch = 0, 0
         while step < self.num_steps:
             generator = keyed_generator(*self.key, "order", epoch)
             order = torch.randperm(len(self.labels), generator=generator)
-            for indices in order.split(self.batch_size)[: self.num_steps - step]:
-                yield self.batch(indices.to(self.labels.device), step)
-                step += 1
-            epoch += 1
+            batches = order.split(self.batch_size)[: self.num_steps - step]
+            yield from batches
+            step, epoch = step + len(batches), epoch + 1
 
     def batch(self, indices: Tensor, step: int) -> Batch:
         """Return the augmented batch of ``indices`` ``(n,)`` as drawn at ``step``."""
