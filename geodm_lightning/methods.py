@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from geodm_lightning.types import InputError
@@ -17,6 +19,7 @@ EUCLIDEAN: Settings = {
     "weights": [1.0],
     "learning": "fixed",
 }
+UNTELLING = ("distilled", "baselines", "data", "images", "images_best", "distilled_data")
 UNGUIDED: Settings = {
     "name": "unguided",
     "label": "Diffusion, unguided",
@@ -32,7 +35,7 @@ class Method(NamedTuple):
     Attributes:
         key: Name in files, such as ``"geodm"`` or ``"random"``.
         label: Name shown to readers.
-        kind: ``"matching"``, ``"generation"``, ``"selection"`` or ``"whole"``.
+        kind: ``"matching"``, ``"generation"``, ``"imported"``, ``"selection"`` or ``"whole"``.
         settings: The run's settings as this row sees them.
         is_main: Whether it is the run's own method rather than one beside it.
     """
@@ -48,10 +51,10 @@ def methods_of(settings: Settings) -> list[Method]:
     """Return the rows of a run in the order of the table, the method last but one.
 
     Raises:
-        InputError: If a variant has the name of another row or changes what it may not.
+        InputError: If a row has the name of another one, or a variant changes what it may not.
     """
     wanted = settings["baselines"]
-    own = generated_rows(settings) if generates(settings) else matched_rows(settings)
+    own = own_rows(settings)
     rows = {
         "random": Method("random", "Random real images", "selection", settings),
         "mosaic": Method("mosaic", "Random real mosaics", "selection", settings),
@@ -63,13 +66,15 @@ def methods_of(settings: Settings) -> list[Method]:
     order = ("random", "mosaic", "herding", "base", "control")
     before = [rows[name] for name in order if name in wanted]
     after = [rows["whole"]] if "whole" in wanted else []
-    variants = variants_of(settings, kind=own.main.kind)
+    beside = [*own.others, *variants_of(settings, kind=own.main.kind)]
     taken = {row.key for row in (*rows.values(), own.main) if row is not None}
-    for variant in variants:
-        if variant.key in taken:
-            raise InputError(f"variant {variant.key!r} has the name of another row; rename it")
-    all_rows = (*before, *variants, own.main._replace(is_main=True), *after)
-    return [row for row in all_rows if row is not None]
+    for row in beside:
+        if row.key in taken:
+            raise InputError(f"row {row.key!r} has the name of another row; rename it")
+        taken.add(row.key)
+    main = [own.main._replace(is_main=True)]
+    made = [*main, *beside] if own.main.kind == "imported" else [*beside, *main]
+    return [row for row in (*before, *made, *after) if row is not None]
 
 
 class OwnRows(NamedTuple):
@@ -79,16 +84,60 @@ class OwnRows(NamedTuple):
         main: The run's own method.
         base: What it is built on, None where it is that itself.
         control: The same with a geometry that is not learned, None where that changes nothing.
+        others: Further rows that were made elsewhere.
     """
 
     main: Method
-    base: Method | None
-    control: Method | None
+    base: Method | None = None
+    control: Method | None = None
+    others: tuple[Method, ...] = ()
 
 
-def generates(settings: Settings) -> bool:
-    """Whether images are sampled from a diffusion model rather than learned."""
-    return settings["distiller"].get("kind") == "guided_diffusion"
+def own_rows(settings: Settings) -> OwnRows:
+    """Return the rows that a run makes, samples or imports."""
+    rows = {"imported": imported_rows, "guided_diffusion": generated_rows}
+    return rows.get(settings["distiller"].get("kind"), matched_rows)(settings)
+
+
+def imports(settings: Settings) -> bool:
+    """Whether the sets were made elsewhere and are only judged."""
+    return settings["distiller"].get("kind") == "imported"
+
+
+def imported_rows(settings: Settings) -> OwnRows:
+    """Return the rows of sets that were made elsewhere, in their order.
+
+    Raises:
+        InputError: If there is no set, or not a name for each.
+    """
+    options = settings["distiller"]
+    paths, names = as_list(options["path"]), as_list(options["name"] or [])
+    names = names or [called(as_list(path)[0]) for path in paths]
+    if len(names) != len(paths):
+        raise InputError(f"distiller.name has {len(names)} names for {len(paths)} sets")
+    rows = []
+    for name, path in zip(names, paths, strict=True):
+        key = re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_") or "imported"
+        own = {**settings, "distiller": {**options, "path": path, "name": name}}
+        rows.append(Method(key, str(name), "imported", own))
+    return OwnRows(rows[0], others=tuple(rows[1:]))
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a list as it is, anything else as the only entry of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def called(path: str) -> str:
+    """Return what a set made elsewhere is called: the first telling part of its path.
+
+    Example:
+        >>> called("runs/cifar10_ipc10/0/distilled"), called("res_DM_CIFAR10_ConvNet_10ipc.pt")
+        ('cifar10_ipc10', 'res_DM_CIFAR10_ConvNet_10ipc')
+    """
+    parts = [PurePath(path).stem, *(parent.name for parent in PurePath(path).parents)]
+    telling = (part for part in parts if part and part not in UNTELLING and not part.isdigit())
+    return next(telling, path)
 
 
 def matched_rows(settings: Settings) -> OwnRows:
@@ -96,7 +145,7 @@ def matched_rows(settings: Settings) -> OwnRows:
     matching, control = settings["matching"], controlled(settings)
     base = Method(matching["name"], matching["label"], "matching", flattened(settings))
     if is_flat(settings):
-        return OwnRows(base, None, None)
+        return OwnRows(base)
     suffix = "" if matching["name"] == "dm" else f" ({matching['label']})"
     fixed = Method("control", f"Fixed geometry{suffix}", "matching", control)
     main = Method("geodm", f"GeoDM{suffix}", "matching", settings)
@@ -109,15 +158,17 @@ def generated_rows(settings: Settings) -> OwnRows:
     main = Method(guidance["name"], guidance["label"], "generation", settings)
     unguided = {**settings, "guidance": UNGUIDED}
     base = Method(UNGUIDED["name"], UNGUIDED["label"], "generation", unguided)
-    return OwnRows(main, None if main.key == base.key else base, None)
+    return OwnRows(main, None if main.key == base.key else base)
 
 
 def variants_of(settings: Settings, *, kind: str) -> list[Method]:
     """Return the rows that the settings' ``variants`` describe, all of one kind.
 
     Raises:
-        InputError: If a variant changes what all rows of a table share.
+        InputError: If a variant changes what all rows of a table share, or sets are imported.
     """
+    if settings.get("variants") and kind == "imported":
+        raise InputError("variants change how a set is made, not one made elsewhere; name several")
     rows = []
     for key, variant in (settings.get("variants") or {}).items():
         changes = {name: value for name, value in variant.items() if name != "label"}

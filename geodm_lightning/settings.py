@@ -110,6 +110,7 @@ NUMBERS = {
     "trainer.devices": COUNT,
     "trainer.threads": OPTIONAL_COUNT,
 }
+IMPORTED = {"ipc": OPTIONAL_COUNT, "distiller.factor": OPTIONAL_COUNT}  # null: as the set says
 CHOICES = {
     "gates": ("refuse", "warn"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
@@ -134,7 +135,8 @@ def check_settings(settings: dict[str, Any]) -> None:
     Raises:
         InputError: Naming the first value that cannot be used, and what could.
     """
-    for key, rule in NUMBERS.items():
+    imported = IMPORTED if settings["distiller"].get("kind") == "imported" else {}
+    for key, rule in {**NUMBERS, **imported}.items():
         found, value = _look_up(settings, key)
         if found and rule.broken_by(value):
             raise InputError(f"{key} must be {rule}, got {value!r}")
@@ -156,8 +158,12 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 def _check_parts(settings: dict[str, Any]) -> None:
     """Check that what asks for a diffusion model or for teachers has them."""
-    generates = settings["distiller"].get("kind") == "guided_diffusion"
-    if generates and settings["generator"]["transformer"] is None:
+    kind = settings["distiller"].get("kind")
+    if kind == "imported" and not settings["distiller"]["path"]:
+        raise InputError(
+            "distiller=imported names no set; use experiments/evaluate.py distilled=PATH"
+        )
+    if kind == "guided_diffusion" and settings["generator"]["transformer"] is None:
         raise InputError(
             "distiller=guided_diffusion samples from a diffusion model, but there is none; choose "
             "one with generator=NAME"
@@ -165,7 +171,13 @@ def _check_parts(settings: dict[str, Any]) -> None:
     if not settings["supervision"]:
         raise InputError("supervision is empty; name what students learn from, supervision=hard")
     for name, supervision in settings["supervision"].items():
-        if supervision.get("teachers") and not settings["teachers"]["pool"]:
+        asked = supervision.get("teachers")
+        if asked == "own" and kind != "imported":
+            raise InputError(
+                f"supervision {name!r} asks for labels that came with a set, but those of this run "
+                "are made here; use experiments/evaluate.py, or supervision=hard"
+            )
+        if asked not in (None, "own") and not settings["teachers"]["pool"]:
             raise InputError(
                 f"supervision {name!r} needs teachers, but there are none; choose some with "
                 "teachers=NAME, or supervision=hard"

@@ -1,7 +1,7 @@
 """From settings to objects: the one room that knows both."""
 
 from geodm_lightning.assembly.check import check_buildable
-from geodm_lightning.assembly.data import build_data
+from geodm_lightning.assembly.data import build_data, check_images_per_class
 from geodm_lightning.assembly.distiller import (
     build_distiller,
     build_real_features,
@@ -40,6 +40,7 @@ __all__ = [
     "build_supervisions",
     "build_teachers",
     "check_buildable",
+    "check_images_per_class",
     "herding_network",
     "instantiate",
     "network_builder",

@@ -16,6 +16,7 @@ from geodm_lightning.methods import VARIABLE, Method
 from geodm_lightning.provenance import provenance
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.run_folder import differences
+from geodm_lightning.stages.imported import check_unchanged
 from geodm_lightning.stages.run import Run
 from geodm_lightning.types import InputError
 
@@ -27,9 +28,13 @@ def check_made_alike(run: Run, method: Method) -> None:
     """Check that a set that is there already is whole and was made with these settings.
 
     Raises:
-        InputError: If it is damaged or its row had other settings.
+        InputError: If it is damaged, its row had other settings, or it was made elsewhere and is
+            another one there now.
     """
     folder = run.folder.distilled(method.key, is_main=method.is_main)
+    if method.kind == "imported":
+        check_unchanged(run, method)
+        return
     made = load_set(folder).manifest["config"]
     if method.kind == "selection":
         return

@@ -1,0 +1,28 @@
+"""Judge sets made elsewhere: ``python experiments/evaluate.py distilled=PATH [key=value …]``."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy-waiting threads starve
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from geodm_lightning.command_line import explain_mistakes, run_command
+from geodm_lightning.stages.arguments import overrides_of
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="config")
+def main(config: DictConfig) -> None:
+    """Import, evaluate and report the sets of one configuration."""
+    from geodm_lightning.pipeline import run  # heavy imports only once the configuration stands
+
+    with explain_mistakes():
+        run(config)
+
+
+if __name__ == "__main__":
+    with explain_mistakes():
+        sys.argv[1:] = overrides_of(sys.argv[1:])
+    run_command(main)
