@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.loggers.logger import Logger
@@ -13,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from geodm_lightning import assembly, processes
 from geodm_lightning.data.datamodule import RealDataModule
+from geodm_lightning.evaluation.result import load_results
 from geodm_lightning.methods import methods_of
 from geodm_lightning.provenance import provenance
 from geodm_lightning.reporting.tracking import wandb_tracker
@@ -21,51 +24,145 @@ from geodm_lightning.settings import check_settings, choose_accelerator, shorten
 from geodm_lightning.site import Site, open_site
 from geodm_lightning.stages.distill import distill
 from geodm_lightning.stages.evaluate import evaluate
+from geodm_lightning.stages.imported import with_images_per_class
 from geodm_lightning.stages.relabel import relabel
 from geodm_lightning.stages.report import report, report_seeds
 from geodm_lightning.stages.run import Run
+from geodm_lightning.types import InputError
 
 
-def run(config: DictConfig) -> None:
-    """Run the configured stages for every seed.
+class Prepared(NamedTuple):
+    """A run whose settings have been checked against each other and against the data.
+
+    Attributes:
+        settings: Resolved configuration as plain containers.
+        data: Real images, loaded.
+        accelerator: ``"cpu"`` or ``"cuda"``.
+        launches: Whether the stages run in processes that are still to be started.
+    """
+
+    settings: dict[str, Any]
+    data: RealDataModule
+    accelerator: str
+    launches: bool
+
+    @property
+    def seeds(self) -> range:
+        """Seeds of the run."""
+        return range(self.settings["seed"], self.settings["seed"] + self.settings["num_seeds"])
+
+
+def prepare(config: DictConfig, *, device: torch.device | None = None) -> Prepared:
+    """Check all that can be checked before any work.
 
     Args:
         config: Composed Hydra configuration.
+        device: Where the images are put; the device of this process when omitted.
 
     Raises:
-        InputError: If a value cannot be used; raised before any work where it can be seen.
-        SystemExit: With the exit code of the processes, where this one launched several.
+        InputError: If a value cannot be used.
     """
     values: Any = OmegaConf.to_container(config, resolve=True)
     check_settings(values)
-    settings = shortened(values)
+    settings = without_held_out(shortened(values))
     made = [row for row in methods_of(settings) if row.kind in ("matching", "generation")]
     for row in made:
         check_settings(row.settings)
     trainer = settings["trainer"]
     accelerator = choose_accelerator(trainer)
-    seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
-    several = trainer["devices"] > 1 and not processes.launched()
-    device = torch.device("cpu") if several else processes.own_device(accelerator)
+    launches = trainer["devices"] > 1 and not processes.launched()
+    if device is None:
+        device = torch.device("cpu") if launches else processes.own_device(accelerator)
     data = assembly.build_data(settings, device)
+    settings = with_images_per_class(settings, data)
     assembly.check_buildable(settings, data.spec, rows=[row.settings for row in made])
-    for seed in seeds:
+    prepared = Prepared(settings, data, accelerator, launches)
+    for seed in prepared.seeds:
         folder_of(settings, seed).check_same({**settings, "seed": seed})
-    if several:
-        raise SystemExit(processes.launch(trainer["devices"]))
+    check_logger(settings)
+    return prepared
+
+
+def run(config: DictConfig, *, command: Sequence[str] | None = None) -> float | None:
+    """Run the configured stages for every seed.
+
+    Args:
+        config: Composed Hydra configuration.
+        command: Script and arguments that compose it, for the processes this one may have to
+            start; those of this process when omitted.
+
+    Returns:
+        Mean accuracy after the last epoch of the run's own method over its seeds, by its first
+        supervision; None where nothing was evaluated.
+
+    Raises:
+        InputError: If a value cannot be used; raised before any work where it can be seen.
+        SystemExit: With the exit code of a process that failed, where this one launched several.
+    """
+    prepared = prepare(config)
+    settings = prepared.settings
+    if prepared.launches:
+        code = processes.launch(settings["trainer"]["devices"], command)
+        if code:
+            raise SystemExit(code)
+        return accuracy_of(settings, prepared.seeds)
     processes.die_with_parent()
     site = open_site(
-        accelerator,
-        precision=trainer["precision"],
-        threads=trainer["threads"],
-        processes=processes.join_processes(accelerator),
+        prepared.accelerator,
+        precision=settings["trainer"]["precision"],
+        threads=settings["trainer"]["threads"],
+        processes=processes.join_processes(prepared.accelerator),
     )
     try:
-        runs = [run_seed({**settings, "seed": seed}, data, site) for seed in seeds]
+        runs = [run_seed({**settings, "seed": s}, prepared.data, site) for s in prepared.seeds]
         if len(runs) > 1 and "report" in settings["stages"] and site.processes.is_main:
             report_seeds(runs)
     finally:
         processes.leave_processes()
+    return accuracy_of(settings, prepared.seeds)
+
+
+def without_held_out(settings: dict[str, Any]) -> dict[str, Any]:
+    """Keep networks that never saw the held-out images apart from those that did.
+
+    Where images are held out, everything trained on real images is cached in a folder of its
+    own; where none are, the settings do not speak of it.
+    """
+    data = settings["data"]
+    share = data.get("validation")
+    if share:
+        return {**settings, "cache_dir": f"{settings['cache_dir']}/validation_{share}"}
+    data = {key: value for key, value in data.items() if key != "validation"}
+    return {**settings, "data": data}
+
+
+def check_logger(settings: dict[str, Any]) -> None:
+    """Check that an agent of Weights & Biases is given one run to log to, not several.
+
+    Raises:
+        InputError: If it is not.
+    """
+    named = os.environ.get("WANDB_RUN_ID")
+    if settings["logger"]["kind"] == "wandb" and named and settings["num_seeds"] > 1:
+        raise InputError(
+            f"WANDB_RUN_ID={named} names one run, but num_seeds={settings['num_seeds']} makes "
+            "one per seed; use num_seeds=1 and let the sweep choose the seed"
+        )
+
+
+def accuracy_of(settings: dict[str, Any], seeds: Iterable[int]) -> float | None:
+    """Return the mean accuracy of a run's own method, None where nothing was evaluated."""
+    if "evaluate" not in settings["stages"]:
+        return None
+    method = next(row.key for row in methods_of(settings) if row.is_main)
+    supervision = next(iter(settings["supervision"]))
+    return statistics.fmean(
+        result.mean
+        for seed in seeds
+        for result in load_results(folder_of(settings, seed).results)
+        if (result.method, result.architecture) == (method, "")
+        and result.supervision.name == supervision
+    )
 
 
 def folder_of(settings: dict[str, Any], seed: int) -> RunFolder:
@@ -82,6 +179,9 @@ def run_seed(settings: dict[str, Any], data: RealDataModule, site: Site) -> Run:
     with wandb_loggers(run) as loggers:
         for name in settings["stages"]:
             stages[name](run._replace(loggers=loggers))
+        accuracy = accuracy_of(settings, [run.seed])
+        for logger in loggers if accuracy is not None else ():
+            logger.log_metrics({"accuracy": accuracy})
     return run
 
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -109,11 +110,12 @@ def launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
-def launch(num_processes: int) -> int:
-    """Run this very command once per device on this machine and wait for all of them.
+def launch(num_processes: int, command: Sequence[str] | None = None) -> int:
+    """Run a command once per device on this machine and wait for all of them.
 
     Args:
         num_processes: Processes to start.
+        command: Script and arguments; those of this process when omitted.
 
     Returns:
         0, or the exit code of the first process that failed; the others are then stopped.
@@ -124,9 +126,9 @@ def launch(num_processes: int) -> int:
     # Cores are shared out; a number set by the user is kept.
     threads = max(1, (os.cpu_count() or 1) // num_processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    command = ["--standalone", f"--nproc_per_node={num_processes}", *sys.argv]
+    own = sys.argv if command is None else command
     try:
-        torchrun(command)
+        torchrun(["--standalone", f"--nproc_per_node={num_processes}", *own])
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
