@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from geodm_lightning.exchange.declaration import Declaration, Imported
-from geodm_lightning.exchange.native import is_native, read_native
+from geodm_lightning.exchange.formats import FORMATS, format_of
+from geodm_lightning.exchange.interpretation import interpret
+from geodm_lightning.exchange.native import read_native
 from geodm_lightning.types import DatasetSpec, InputError
 
 NOTHING_DECLARED = Declaration()
@@ -31,6 +33,19 @@ def read_set(
     declared.check()
     if not path.exists():
         raise InputError(f"there is no distilled set at {path}; correct the path")
-    if is_native(path):
+    if declared.format is not None and declared.format not in FORMATS:
+        raise InputError(f"unknown format={declared.format}; choose one of {', '.join(FORMATS)}")
+    format = declared.format or format_of(path)
+    read = FORMATS[format].read
+    if read is None:
         return read_native(path, spec, declared)
-    raise InputError(f"{path} has no format known here")
+    try:
+        imported = interpret(read(path, spec, declared), path, spec, declared, format=format)
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    if declared.format is None:
+        inferred = f"inferred format={format} ({FORMATS[format].projects})"
+        imported = imported._replace(warnings=(inferred, *imported.warnings))
+    return imported

@@ -1,0 +1,85 @@
+"""Every format by name, and which of them a path is in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from geodm_lightning.exchange.class_folders import is_class_folders, read_class_folders
+from geodm_lightning.exchange.declaration import Declaration
+from geodm_lightning.exchange.foreign import Foreign
+from geodm_lightning.exchange.native import is_native
+from geodm_lightning.exchange.safe import load_torch
+from geodm_lightning.exchange.tensor_files import (
+    IMAGE_TENSOR,
+    read_dc,
+    read_ddranking,
+    read_idc,
+    read_idm,
+)
+from geodm_lightning.exchange.trajectories import has_rate, is_trajectory, read_trajectory
+from geodm_lightning.types import DatasetSpec, InputError
+
+Read = Callable[[Path, DatasetSpec, Declaration], Foreign]
+
+
+class Format(NamedTuple):
+    """A way to keep a distilled set.
+
+    Attributes:
+        projects: Whose it is.
+        read: Reads it; None for the framework's own.
+        is_folder: Whether it is a folder, not one file.
+    """
+
+    projects: str
+    read: Read | None
+    is_folder: bool
+
+
+FORMATS: dict[str, Format] = {
+    "native": Format("this framework", None, is_folder=True),
+    "dc": Format("DC, DSA, DM, HDD, DataDAM: res_*.pt", read_dc, is_folder=False),
+    "idc": Format("IDC, M3D, DANCE, DSDM, NCFM: data.pt", read_idc, is_folder=False),
+    "idm": Format("IDM: acc_*.pkl", read_idm, is_folder=False),
+    "mtt": Format(
+        "MTT, FTD, GLaD: images_best.pt, labels_best.pt", read_trajectory, is_folder=True
+    ),
+    "datm": Format("DATM, TESLA, EDF: the same with lr_best.pt", read_trajectory, is_folder=True),
+    "images": Format(
+        "a folder per class: RDED, SRe2L, Minimax, IGD", read_class_folders, is_folder=True
+    ),
+    "ddranking": Format("DD-Ranking's arguments", read_ddranking, is_folder=False),
+}
+
+
+def format_of(path: Path) -> str:
+    """Return the name of the format that a file or folder is in, by its structure.
+
+    Raises:
+        InputError: If it is of none, or cannot be read safely.
+    """
+    if is_native(path):
+        return "native"
+    if is_trajectory(path):
+        return "datm" if has_rate(path) else "mtt"
+    if path.is_dir():
+        if is_class_folders(path):
+            return "images"
+        raise _unknown(path, "a folder without manifest.json, images_*.pt or class folders")
+    if path.suffix in (".pkl", ".pickle"):
+        return "idm"
+    content = load_torch(path)
+    if isinstance(content, dict) and "data" in content:
+        return "dc"
+    if isinstance(content, dict) and IMAGE_TENSOR in content:
+        return "ddranking"
+    if isinstance(content, (list, tuple)) and len(content) == 2:
+        return "idc"
+    kind = f"keys {sorted(map(str, content))[:5]}" if isinstance(content, dict) else "no pair"
+    raise _unknown(path, f"a file of torch.save with {kind}")
+
+
+def _unknown(path: Path, what: str) -> InputError:
+    return InputError(f"{path} is {what}: no format known here ({', '.join(FORMATS)})")

@@ -1,0 +1,205 @@
+"""Pixel spaces: unit range, normalised, whitened, 8 bits; and which of them a file is in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from geodm_lightning.data.catalog import CIFAR10, IMAGENET, Statistics
+from geodm_lightning.data.normalise import denormalise, normalise
+from geodm_lightning.exchange.declaration import Declaration
+from geodm_lightning.exchange.safe import load_torch
+from geodm_lightning.types import DatasetSpec, InputError
+
+ROUNDING = 1e-3  # of unit range: what is off by less is within it
+UNCLAMPED = 0.25  # pixels learned in unit range without clamping leave it by about this at most
+FAR = 0.5  # of unit range: pixels further out are outliers
+OUTLIERS = 0.01  # share of them from which a declared space is not believed
+
+# Constants other projects normalise by, where they are not the catalog's (read in their loaders).
+THEIRS: dict[str, dict[str, Statistics]] = {
+    "tiny_imagenet": dict.fromkeys(("dc", "idm", "mtt", "datm", "ddranking"), IMAGENET),
+    "cifar100": {"ddranking": CIFAR10},
+}
+
+
+class Settled(NamedTuple):
+    """Pixels whose space is known.
+
+    Attributes:
+        images: float32 in unit range, or uint8.
+        space: Space of the file.
+        warnings: What was inferred.
+    """
+
+    images: Tensor
+    space: str
+    warnings: tuple[str, ...] = ()
+
+
+class Whitening(NamedTuple):
+    """ZCA: pixels of an image, less their mean, times a matrix.
+
+    Attributes:
+        mean: ``(D,)`` float64 over unit-range images of ``D = ch · h · w`` values.
+        matrix: ``(D, D)`` float64, multiplied from the right.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Whiten unit-range images ``(N, ch, h, w)``; float32."""
+        rows = (images.flatten(1).double() - self.mean) @ self.matrix
+        return rows.float().view_as(images)
+
+    def undo(self, images: Tensor) -> Tensor:
+        """Return the unit-range images ``(N, ch, h, w)`` of whitened ones; float32.
+
+        Raises:
+            InputError: If they do not fit the matrix or it has no inverse.
+        """
+        flat = images.flatten(1).double()
+        if flat.shape[1] != len(self.mean):
+            raise InputError(
+                f"zca= is a matrix for images of {len(self.mean)} values, these have "
+                f"{flat.shape[1]}; give the one they were whitened by"
+            )
+        try:
+            rows = torch.linalg.solve(self.matrix.T, flat.T).T + self.mean
+        except torch.linalg.LinAlgError as error:
+            raise InputError("zca= is a matrix without inverse; save one with eps > 0") from error
+        return rows.float().view_as(images)
+
+
+def load_whitening(path: Path) -> Whitening:
+    """Read ``mean`` and ``matrix`` from a safetensors file or one of ``torch.save``.
+
+    Raises:
+        InputError: If the file cannot be read or holds no such tensors.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            content = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"cannot read zca={path} ({error})") from error
+    else:
+        content = load_torch(path)
+    found = [content.get(key) if isinstance(content, dict) else None for key in Whitening._fields]
+    mean, matrix = (v.double() if isinstance(v, Tensor) else torch.empty(0) for v in found)
+    mean = mean.flatten()
+    if len(mean) == 0 or matrix.shape != (len(mean), len(mean)):
+        raise InputError(f"zca={path} must hold tensors mean (D,) and matrix (D, D)")
+    return Whitening(mean, matrix)
+
+
+def normalised_as(spec: DatasetSpec, format: str | None, declared: Declaration) -> DatasetSpec:
+    """Return ``spec`` with the constants by which pixels of a format were normalised.
+
+    Raises:
+        InputError: If constants of another number of channels are declared.
+    """
+    mean, std = THEIRS.get(spec.name, {}).get(format or "", (spec.mean, spec.std))
+    mean, std = declared.mean or mean, declared.std or std
+    if not len(mean) == len(std) == spec.channels or min(std) <= 0:
+        raise InputError(f"mean={mean} std={std} do not fit the {spec.channels} channels of images")
+    return spec._replace(mean=mean, std=std)
+
+
+def settle_space(
+    images: Tensor, spec: DatasetSpec, declared: Declaration, *, custom: str | None = None
+) -> Settled:
+    """Bring pixels to unit range, or leave them in 8 bits.
+
+    Args:
+        images: ``(N, ch, h, w)`` as a file holds them, of any dtype.
+        spec: Data set, with the constants the pixels were normalised by.
+        declared: What the caller says.
+        custom: Space that the format always has, None where it may be any.
+
+    Returns:
+        The pixels, their space, and a warning where it was inferred.
+
+    Raises:
+        InputError: If pixels are not finite, the space cannot be told, or they are outside the
+            declared one.
+    """
+    if images.dtype == torch.uint8:
+        if declared.space not in (None, "uint8"):
+            raise InputError(f"space={declared.space} is declared, but pixels have 8 bits: uint8")
+        return Settled(images, "uint8")
+    images = images.float()
+    if not images.isfinite().all():
+        raise InputError("there are pixels that are not finite; nothing can be trained on them")
+    if declared.space is not None or declared.zca is not None:
+        return _declared(images, spec, declared)
+    if custom is not None:
+        return _declared(images, spec, declared._replace(space=custom))
+    return _inferred(images, spec)
+
+
+def from_unit(images: Tensor, spec: DatasetSpec) -> Tensor:
+    """Normalise unit-range images ``(N, ch, h, w)`` with one rounding to float32.
+
+    De-normalised again, pixels of unit range come back within 2⁻²³.
+    """
+    return normalise(images.double(), spec).float()
+
+
+def _to_unit(images: Tensor, spec: DatasetSpec) -> Tensor:
+    return denormalise(images.double(), spec).float()
+
+
+def _declared(images: Tensor, spec: DatasetSpec, declared: Declaration) -> Settled:
+    space = declared.space or "zca"
+    if space == "uint8":
+        if not torch.equal(images, images.round()) or images.min() < 0 or images.max() > 255:
+            raise InputError(f"space=uint8 is declared, but pixels {_range(images)} are no bytes")
+        return Settled(images.to(torch.uint8), space)
+    if space == "zca":
+        if declared.zca is None:
+            raise InputError("whitened pixels need their matrix: zca=FILE with mean and matrix")
+        unit = load_whitening(declared.zca).undo(images)
+    else:
+        unit = _to_unit(images, spec) if space == "normalised" else images
+    outside = ((unit < -FAR) | (unit > 1 + FAR)).float().mean().item()
+    if outside > OUTLIERS:
+        raise InputError(
+            f"space={space} is declared, but {outside:.0%} of the pixels, {_range(images)}, are "
+            f"then far outside unit range ({_range(unit)}); correct space= or the constants"
+        )
+    warnings = []
+    if space == "normalised" and _fits(images, ROUNDING):
+        warnings.append(f"space=normalised is declared, but pixels {_range(images)} look like unit")
+    elif not _fits(unit, ROUNDING):
+        warnings.append(f"pixels are not clamped: {_range(unit)} in unit range")
+    return Settled(unit, space, tuple(warnings))
+
+
+def _inferred(images: Tensor, spec: DatasetSpec) -> Settled:
+    unit = _to_unit(images, spec)
+    if _fits(images, ROUNDING):
+        return Settled(images, "unit", (f"inferred space=unit: pixels {_range(images)}",))
+    fits = _fits(unit, 2 * ROUNDING)
+    if fits and not _fits(images, UNCLAMPED):
+        reason = f"pixels {_range(images)} are {_range(unit)} with {spec.name}'s mean and std"
+        return Settled(unit, "normalised", (f"inferred space=normalised: {reason}",))
+    problem = "could be of either" if fits else "fit neither"
+    raise InputError(
+        f"pixels {_range(images)} {problem} unit or normalised range ({_range(unit)} with the "
+        f"constants of {spec.name}); declare space=unit, space=normalised (learned pixels may "
+        "leave either), or space=zca zca=FILE"
+    )
+
+
+def _fits(images: Tensor, tolerance: float) -> bool:
+    return -tolerance <= float(images.min()) and float(images.max()) <= 1 + tolerance
+
+
+def _range(images: Tensor) -> str:
+    return f"{float(images.min()):.3g} to {float(images.max()):.3g}"
