@@ -180,8 +180,9 @@ def run_seed(settings: dict[str, Any], data: RealDataModule, site: Site) -> Run:
         for name in settings["stages"]:
             stages[name](run._replace(loggers=loggers))
         accuracy = accuracy_of(settings, [run.seed])
-        for logger in loggers if accuracy is not None else ():
-            logger.log_metrics({"accuracy": accuracy})
+        if accuracy is not None:
+            for logger in loggers:
+                logger.log_metrics({"accuracy": accuracy})
     return run
 
 
