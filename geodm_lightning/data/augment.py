@@ -38,6 +38,14 @@ class AugmentDraw:
         return AugmentDraw(self.operation[index], self.parameters[index])
 
 
+def joined(draws: Sequence[AugmentDraw]) -> AugmentDraw:
+    """Return the draws of several groups of groups, one after the other."""
+    return AugmentDraw(
+        torch.cat([draw.operation for draw in draws]),
+        torch.cat([draw.parameters for draw in draws]),
+    )
+
+
 class Augmentation:
     """Differentiable siamese augmentation.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from geodm_lightning.data.augment import Augmentation, CutMix
+from geodm_lightning.data.augment import Augmentation, CutMix, joined
 from geodm_lightning.data.normalise import normalise
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.randomness import keyed_generator
@@ -76,11 +76,37 @@ class LabelledBatches:
 
     def batch(self, indices: Tensor, step: int) -> Batch:
         """Return the augmented batch of ``indices`` ``(n,)`` as drawn at ``step``."""
-        images, labels = self.fetch(indices), self.labels[indices]
-        generator = keyed_generator(*self.key, "augment", step)
-        if self.augmentation is not None:
-            draw = self.augmentation.draw(len(images), generator=generator, shared_op=True)
-            images = self.augmentation(images.unsqueeze(1), draw).squeeze(1)
-        if self.cutmix is not None:
-            return self.cutmix(images, labels, generator=generator)
-        return images, labels
+        return joint_batch([self], [indices], step)[0]
+
+
+def joint_batch(
+    batches: Sequence[LabelledBatches], orders: Sequence[Tensor], step: int
+) -> list[Batch]:
+    """Return a batch of each of several trainings on the same images, fetched and augmented as one.
+
+    Args:
+        batches: Batches that differ in their keys alone.
+        orders: Indices ``(n,)`` of the images of each, as many for all.
+        step: Number of the step.
+
+    Returns:
+        What every one of them would give alone.
+    """
+    first = batches[0]
+    indices = torch.cat(list(orders))
+    images, labels = first.fetch(indices), first.labels[indices]
+    generators = [keyed_generator(*own.key, "augment", step) for own in batches]
+    sizes = [len(order) for order in orders]
+    if first.augmentation is not None:
+        draws = [
+            first.augmentation.draw(size, generator=generator, shared_op=True)
+            for size, generator in zip(sizes, generators, strict=True)
+        ]
+        images = first.augmentation(images.unsqueeze(1), joined(draws)).squeeze(1)
+    parts = list(zip(images.split(sizes), labels.split(sizes), strict=True))
+    if first.cutmix is None:
+        return list(parts)
+    return [
+        first.cutmix(own, classes, generator=generator)
+        for (own, classes), generator in zip(parts, generators, strict=True)
+    ]
