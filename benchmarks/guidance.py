@@ -17,14 +17,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import json
-import statistics
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from turns import medians, product_rate, take_turns
 
 from geodm_lightning.files import write_json
 from geodm_lightning.geometry.product import build_product
@@ -59,35 +57,6 @@ def build_guidances(real: torch.Tensor) -> dict[str, Guidance]:
     return {**found, "deviation": DeviationGuidance()}
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for an accelerator."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def take_turns(
-    calls: dict[str, Callable[[], Any]], device: torch.device, repeats: int
-) -> dict[str, float]:
-    """Median seconds of each call, after one turn that is not counted."""
-    times: dict[str, list[float]] = defaultdict(list)
-    for _ in range(repeats + 1):
-        for name, call in calls.items():
-            synchronise(device)
-            started = time.perf_counter()
-            call()
-            synchronise(device)
-            times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
-
-
-def product_rate(device: torch.device) -> float:
-    """Return the best float32 product rate of square matrices seen here, in FLOP per second."""
-    size = 1024 if device.type == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device) for _ in range(2))
-    calls = [take_turns({"product": lambda: a @ b}, device, 1)["product"] for _ in range(8)]
-    return 2 * size**3 / min(calls)
-
-
 def measure(
     num_classes: int, num_finished: int, device: torch.device, *, repeats: int, rate: float
 ) -> dict[str, Any]:
@@ -98,11 +67,11 @@ def measure(
         torch.randn(*shape, *LATENT, generator=generator).to(device) for shape in shapes
     )
     step = DenoisingStep(35, NUM_STEPS, latents, latents, latents, 0.0056)
-    calls: dict[str, Callable[[], Any]] = {}
+    calls: dict[str, Callable[[int], Any]] = {}
     for name, guidance in build_guidances(real).items():
-        calls[f"begin, {name}"] = lambda guidance=guidance: guidance.begin(memory)
-        calls[f"push, {name}"] = lambda guidance=guidance: guidance.push(step)
-    seconds = take_turns(calls, device, repeats)
+        calls[f"begin, {name}"] = lambda _, guidance=guidance: guidance.begin(memory)
+        calls[f"push, {name}"] = lambda _, guidance=guidance: guidance.push(step)
+    seconds = medians(take_turns(calls, device, repeats))
     denoiser = NUM_STEPS * FLOP_OF_A_STEP * num_classes / rate
     ours = seconds["begin, transport, absolute"]
     ours += NUM_GUIDED * seconds["push, transport, absolute"]

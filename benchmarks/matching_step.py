@@ -16,8 +16,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import json
 import statistics
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from turns import medians, product_rate, ratio, seconds_of, take_turns
 
 from geodm_lightning.data.augment import Augmentation
 from geodm_lightning.data.catalog import dataset_spec
@@ -144,29 +143,6 @@ def use_torch_pooling(network: nn.Module) -> None:
                 setattr(module, name, nn.AvgPool2d(2))
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for an accelerator."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def seconds_of(step: Callable[[int], Any], iteration: int, device: torch.device) -> float:
-    """Time one call."""
-    synchronise(device)
-    started = time.perf_counter()
-    step(iteration)
-    synchronise(device)
-    return time.perf_counter() - started
-
-
-def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the best product rate of square matrices seen here, in FLOP per second."""
-    size = 1024 if device.type == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    times = [seconds_of(lambda _: a @ b, 0, device) for _ in range(8)]
-    return 2 * size**3 / min(times[1:])
-
-
 def components(
     distiller: MatchingDistiller, device: torch.device, repeats: int
 ) -> dict[str, float]:
@@ -230,30 +206,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "ours (DM)": flat.training_step,
         "ours (GeoDM)": geodm.training_step,
     }
-    times: dict[str, list[float]] = defaultdict(list)
-    for turn in range(arguments.repeats + 1):
-        for name, step in variants.items():
-            times[name].append(seconds_of(step, turn, device))
-    turns = {name: values[1:] for name, values in times.items()}
+    turns = take_turns(variants, device, arguments.repeats)
     rates = {
         str(dtype).removeprefix("torch."): product_rate(device, dtype)
         for dtype in (torch.float32, torch.bfloat16)
     }
     flops = count_flops(geodm)
-    seconds = {name: statistics.median(values) for name, values in turns.items()}
-
-    def ratio(slow: str, fast: str) -> float:
-        pairs = zip(turns[slow], turns[fast], strict=True)
-        return statistics.median(a / b for a, b in pairs)
-
+    seconds = medians(turns)
     floor = flops / rates["float32"]
     result = {
         "shapes": {"classes": 10, "real_batch": arguments.real_batch, "ipc": arguments.ipc},
         "repeats": arguments.repeats,
         "load before": load,
         "seconds": seconds,
-        "ratio per-class loop / ours (DM)": ratio("per-class loop (DM)", "ours (DM)"),
-        "ratio ours GeoDM / DM": ratio("ours (GeoDM)", "ours (DM)"),
+        "ratio per-class loop / ours (DM)": ratio(turns, "per-class loop (DM)", "ours (DM)"),
+        "ratio ours GeoDM / DM": ratio(turns, "ours (GeoDM)", "ours (DM)"),
         "with geometry and transport / the same strategy flat": overheads(steps, arguments.repeats),
         "components of ours (GeoDM), seconds": components(geodm, device, arguments.repeats),
         "product_rate_flops": rates,

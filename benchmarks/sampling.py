@@ -18,11 +18,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
+import turns
 
 from geodm_lightning.diffusion.denoiser import Denoiser
 from geodm_lightning.diffusion.sampler import Guidance, Sampler
@@ -54,15 +54,10 @@ def guidance(num_classes: int, device: torch.device) -> CombinedGuidance:
 
 def seconds_of(sampler: Sampler, labels: torch.Tensor, pushed: Guidance | None) -> float:
     """Sample once and return the seconds it took."""
-    device = labels.device
     generators = [keyed_generator(0, "noise", index) for index in range(len(labels))]
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    sampler.sample(labels, generators=generators, guidance=pushed)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return turns.seconds_of(
+        lambda _: sampler.sample(labels, generators=generators, guidance=pushed), 0, labels.device
+    )
 
 
 def measure(sampler: Sampler, batch: int, repeats: int, device: torch.device) -> dict[str, Any]:
@@ -70,9 +65,9 @@ def measure(sampler: Sampler, batch: int, repeats: int, device: torch.device) ->
     labels = torch.arange(batch, device=device)
     otg = guidance(batch, device)
     peaks, times = {}, {"unguided": [], "guided": []}
-    turns = {"unguided": None, "guided": otg}
+    pushes = {"unguided": None, "guided": otg}
     for turn in range(repeats + 1):
-        for name, pushed in turns.items():
+        for name, pushed in pushes.items():
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
             seconds = seconds_of(sampler, labels, pushed)

@@ -4,8 +4,7 @@
 
 Random features after a ReLU in E × H × S with learned curvatures and weights, the gradient going
 to the synthetic features and the geometry. The forms take turns in one process; a ratio is the
-median of the ratios of the turns. POT's log-domain Sinkhorn runs class after class, forward only,
-on costs it is given, at as many iterations.
+median of the ratios of the turns. Solvers of other libraries are in benchmarks/sinkhorn.py.
 """
 
 from __future__ import annotations
@@ -17,14 +16,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import json
 import statistics
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ot
 import torch
+from turns import ratio, take_turns
 
 from geodm_lightning.files import write_json
 from geodm_lightning.geometry.product import build_product
@@ -33,7 +30,6 @@ from geodm_lightning.matching.transport import TransportMatching
 from geodm_lightning.provenance import provenance
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.site import keep_freed_memory
-from geodm_lightning.transport import sinkhorn
 
 SHAPES = ((10, 256, 10, 2048), (10, 256, 40, 2048), (10, 64, 10, 2048))
 DEFAULT = "default"
@@ -65,8 +61,6 @@ class Problem:
         self.geometry = build_product(names, curvature=1.0).to(device)
         self.synthetic = features.synthetic.clone().requires_grad_()
         self.features = ScaledFeatures(features.real, self.synthetic, features.norm)
-        with torch.no_grad():
-            self.cost = self.geometry.cost(features.real, features.synthetic)
 
     def step(self, options: dict[str, Any]) -> Callable[[int], dict[str, float]]:
         """Forward and backward of one form; returns the diagnostics of its plan."""
@@ -82,50 +76,6 @@ class Problem:
 
         return call
 
-    def ours_alone(self, _: int) -> None:
-        """The solver alone, all classes at once."""
-        sinkhorn(self.cost, epsilon=0.05 * self.cost.mean((-2, -1)), num_iters=50)
-
-    def pot_alone(self, _: int) -> None:
-        """The same iterations by POT, class after class."""
-        for cost in self.cost:
-            ot.sinkhorn(
-                cost.new_full((cost.shape[0],), 1 / cost.shape[0]),
-                cost.new_full((cost.shape[1],), 1 / cost.shape[1]),
-                cost,
-                reg=0.05 * cost.mean().item(),
-                method="sinkhorn_log",
-                numItermax=50,
-                stopThr=0,
-                warn=False,
-            )
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for an accelerator."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def take_turns(
-    calls: dict[str, Callable[[int], Any]], device: torch.device, repeats: int
-) -> dict[str, list[float]]:
-    """Seconds of each call in every turn, after one turn that is not counted."""
-    times: dict[str, list[float]] = defaultdict(list)
-    for turn in range(repeats + 1):
-        for name, call in calls.items():
-            synchronise(device)
-            started = time.perf_counter()
-            call(turn)
-            synchronise(device)
-            times[name].append(time.perf_counter() - started)
-    return {name: values[1:] for name, values in times.items()}
-
-
-def ratio(times: dict[str, list[float]], slow: str, fast: str) -> float:
-    """Median of the ratios of the turns."""
-    return statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
-
 
 def measure_shape(
     shape: tuple[int, int, int, int], device: torch.device, repeats: int
@@ -134,8 +84,6 @@ def measure_shape(
     problem = Problem(shape, device)
     steps = {name: problem.step(options) for name, options in FORMS.items()}
     times = take_turns(steps, device, repeats)
-    solvers = {"ours": problem.ours_alone, "POT, class by class": problem.pot_alone}
-    solver_times = take_turns(solvers, device, repeats)
     return {
         "shape": dict(zip(("classes", "real", "synthetic", "width"), shape, strict=True)),
         "forms": {
@@ -145,10 +93,6 @@ def measure_shape(
                 **steps[name](0),
             }
             for name, values in times.items()
-        },
-        "solver alone, 50 iterations": {
-            **{name: statistics.median(values) for name, values in solver_times.items()},
-            "ratio POT / ours": ratio(solver_times, "POT, class by class", "ours"),
         },
     }
 
