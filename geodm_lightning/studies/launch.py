@@ -1,0 +1,154 @@
+"""Starting runs: processes of their own, some at once, each on a device of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from geodm_lightning.command_line import CONFIGS
+
+SCRIPT = CONFIGS.parent / "experiments" / "run.py"
+POLL = 0.2  # seconds
+LOG = "run.log"
+
+
+class Job(NamedTuple):
+    """A process to start.
+
+    Attributes:
+        name: How it is called in messages.
+        command: Program and arguments.
+        log: File that takes its output.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    log: Path
+
+
+class Outcome(NamedTuple):
+    """How a process ended.
+
+    Attributes:
+        name: Of the job.
+        code: Exit code; 0 for success.
+        seconds: Wall-clock time.
+        line: Last line of its output.
+    """
+
+    name: str
+    code: int
+    seconds: float
+    line: str
+
+
+def run_command_line(overrides: Sequence[str], *, launcher: str | None = None) -> tuple[str, ...]:
+    """Return the command of one run.
+
+    Args:
+        overrides: Of ``experiments/run.py``.
+        launcher: Hydra launcher that starts it, None to run it in the process itself.
+    """
+    through = () if launcher is None else ("--multirun", f"hydra/launcher={launcher}")
+    return (sys.executable, str(SCRIPT), *through, *overrides)
+
+
+def slots(jobs: int, *, devices: Sequence[str]) -> list[dict[str, str]]:
+    """Return the environment of each of several processes at once.
+
+    Args:
+        jobs: Processes at once.
+        devices: GPUs to deal out, empty where there are none; then cores are shared.
+    """
+    if devices:
+        return [{"CUDA_VISIBLE_DEVICES": devices[k % len(devices)]} for k in range(jobs)]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    return [{"OMP_NUM_THREADS": str(threads)} if jobs > 1 else {} for _ in range(jobs)]
+
+
+def visible_gpus() -> list[str]:
+    """Return the names of the GPUs that this process may use."""
+    import torch
+
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    if chosen:
+        return [name.strip() for name in chosen.split(",") if name.strip()][:count]
+    return [str(number) for number in range(count)]
+
+
+def launch(
+    jobs: Sequence[Job],
+    *,
+    environments: Sequence[Mapping[str, str]],
+    tell: Callable[[str], object],
+) -> list[Outcome]:
+    """Run jobs, as many at once as there are environments; a failure stops no other.
+
+    Whatever ends this process ends the jobs with it.
+
+    Args:
+        jobs: What to run, in order.
+        environments: Variables of each place that a job may take.
+        tell: Called with a line for every start and end.
+
+    Returns:
+        How the jobs ended, in the order they were given.
+    """
+    waiting, outcomes = list(jobs), {}
+    running: dict[int, tuple[Job, subprocess.Popen[bytes], float]] = {}
+    try:
+        while waiting or running:
+            for place in range(len(environments)):
+                if place not in running and waiting:
+                    job = waiting.pop(0)
+                    running[place] = (job, _start(job, environments[place]), time.monotonic())
+                    tell(f"started {job.name}")
+            time.sleep(POLL)
+            for place, (job, process, began) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[place]
+                outcome = Outcome(
+                    job.name, process.returncode, time.monotonic() - began, last_line(job.log)
+                )
+                outcomes[job.name] = outcome
+                tell(_describe(outcome))
+    finally:
+        for _, process, _ in running.values():
+            process.terminate()
+        for _, process, _ in running.values():
+            process.wait()
+    return [outcomes[job.name] for job in jobs]
+
+
+def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("wb") as log:
+        return subprocess.Popen(
+            job.command,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _describe(outcome: Outcome) -> str:
+    took = f"{outcome.seconds / 60:.1f} min"
+    if outcome.code == 0:
+        return f"finished {outcome.name} in {took}"
+    return f"failed {outcome.name} after {took} (exit {outcome.code}): {outcome.line}"
+
+
+def last_line(path: Path) -> str:
+    """Return the last line of a text file that says something, empty if none does."""
+    if not path.is_file():
+        return ""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
