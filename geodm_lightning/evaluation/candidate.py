@@ -28,6 +28,7 @@ class Candidate(NamedTuple):
         labels: ``(N,)`` class indices on the device of the images.
         cost: What making the set took, as its manifest tells; None where nothing was learned.
         geometry: Curvatures and weights it ended with, likewise.
+        soft_labels: ``(N, K)`` float32 logits that came with the images, on their device.
     """
 
     method: str
@@ -39,6 +40,7 @@ class Candidate(NamedTuple):
     labels: Tensor
     cost: dict[str, Any] | None = None
     geometry: dict[str, float] | None = None
+    soft_labels: Tensor | None = None
 
 
 def candidate_from_set(
@@ -82,6 +84,7 @@ def candidate_from_set(
         labels=decoded.labels.to(device),
         cost=manifest.get("cost"),
         geometry=manifest.get("geometry"),
+        soft_labels=None if decoded.soft_labels is None else decoded.soft_labels.to(device),
     )
 
 

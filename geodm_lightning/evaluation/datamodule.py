@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import lightning
 import torch
@@ -12,6 +13,7 @@ from geodm_lightning.data.augment import augmentation_for
 from geodm_lightning.data.batches import Fetch, LabelledBatches, fetch_from_table
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.evaluation.candidate import Candidate
+from geodm_lightning.evaluation.image_labels import ImageLabelBatches
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.views import (
     ViewBatches,
@@ -20,7 +22,9 @@ from geodm_lightning.evaluation.views import (
     view_recipe,
 )
 from geodm_lightning.labels.labeller import Labeller
+from geodm_lightning.labels.own import OwnLabels
 
+TrainingBatches: TypeAlias = LabelledBatches | ViewBatches | ImageLabelBatches
 TEST_BATCH = 512  # images at most; decides memory only
 TEST_PIXELS = 2**22  # and pixels of them at most: 83 images of 224 px
 TRAINING_SAMPLE = 10_000  # most training images whose accuracy is told; evenly spaced
@@ -66,7 +70,8 @@ class EvaluationDataModule(lightning.LightningDataModule):
         protocol: Batch size, schedule and augmentation or views.
         seed: Seed of the run.
         index: Position of the student.
-        labeller: Gives the answers of teachers to the views, None without teachers.
+        labeller: Gives the answers of teachers to the views, or the labels that came with the
+            images; None for hard labels.
 
     Raises:
         InputError: If the images are smaller than what students see.
@@ -90,7 +95,7 @@ class EvaluationDataModule(lightning.LightningDataModule):
             test.spec, strategy=protocol.augmentation, mode=protocol.augmentation_mode
         )
         num_steps = num_training_steps(candidate, protocol)
-        self._batches: LabelledBatches | ViewBatches
+        self._batches: TrainingBatches
         if protocol.views is not None:
             self._batches = ViewBatches(
                 candidate,
@@ -102,18 +107,23 @@ class EvaluationDataModule(lightning.LightningDataModule):
                 labeller=labeller,
                 augmentation=augmentation,
             )
-        else:
-            self._batches = LabelledBatches(
-                self._seen(candidate.fetch),
-                candidate.labels,
-                batch_size=protocol.batch_size,
-                num_steps=num_steps,
-                key=(seed, "student", index),
-                augmentation=augmentation,
-                cutmix_probability=protocol.cutmix_probability,
-            )
+            return
+        labels = candidate.labels
+        has_own = isinstance(labeller, OwnLabels)
+        batches = LabelledBatches(
+            self._seen(candidate.fetch),
+            torch.arange(len(labels), device=labels.device) if has_own else labels,
+            batch_size=protocol.batch_size,
+            num_steps=num_steps,
+            key=(seed, "student", index),
+            augmentation=augmentation,
+            cutmix_probability=protocol.cutmix_probability,
+        )
+        self._batches = batches
+        if isinstance(labeller, OwnLabels):
+            self._batches = ImageLabelBatches(batches, labels, labeller)
 
-    def train_dataloader(self) -> LabelledBatches | ViewBatches:
+    def train_dataloader(self) -> TrainingBatches:
         """Return the augmented batches, or the views, of all epochs."""
         return self._batches
 

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.evaluation.candidate import Candidate
-from geodm_lightning.evaluation.datamodule import EvaluationDataModule, num_training_steps
+from geodm_lightning.evaluation.group_size import Report, group_size
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.record import (
     RecordKey,
@@ -22,8 +22,9 @@ from geodm_lightning.evaluation.record import (
     write_record,
 )
 from geodm_lightning.evaluation.result import EvaluationResult
-from geodm_lightning.evaluation.student import LOG_EVERY, StudentModule
+from geodm_lightning.evaluation.student import LOG_EVERY
 from geodm_lightning.evaluation.supervision import HARD, Supervision
+from geodm_lightning.evaluation.together import Course
 from geodm_lightning.labels.labeller import Labeller
 from geodm_lightning.randomness import keyed_seed
 from geodm_lightning.site import Site
@@ -46,13 +47,15 @@ def evaluate_students(
     callbacks: Sequence[Callback] = (),
     loggers: LoggerFactory | None = None,
     provenance: Mapping[str, Any] | None = None,
+    together: int | str = 1,
+    report: Report | None = None,
 ) -> EvaluationResult:
     """Train fresh students on a candidate and test them on real images.
 
     Process ``r`` of ``w`` trains students ``r, r + w, …``, whose outcome does not depend on
     ``r`` or ``w``. A finished student is a file in ``folder`` at once; one that lies there,
-    of the same protocol, images and supervision, is not trained again. All processes call this
-    together.
+    of the same protocol, images and supervision, is not trained again. Students trained at once
+    end at once, so a kill loses no more than these. All processes call this together.
 
     Args:
         candidate: Images to train on.
@@ -68,6 +71,9 @@ def evaluate_students(
         callbacks: Lightning callbacks, such as a progress bar.
         loggers: Makes the loggers of a student; none where None.
         provenance: Plain values kept with the result.
+        together: Students of a process that are trained at once, or ``"auto"`` for as many as
+            are fastest here; it changes their outcome by rounding alone.
+        report: Told in one line how many that are, or why they are trained one by one.
 
     Returns:
         The same result on every process.
@@ -83,21 +89,17 @@ def evaluate_students(
         RecordKey(protocol.digest(), candidate.digest, seed, index, learned)
         for index in range(protocol.num_students)
     ]
+    course = Course(candidate, test, protocol, seed, supervision, labeller)
     processes = site.processes
-    for key in keys[processes.rank :: processes.world_size]:
-        if read_record(folder, key) is None:
-            student = train_student(
-                candidate,
-                test=test,
-                protocol=protocol,
-                seed=seed,
-                index=key.index,
-                site=site,
-                supervision=supervision,
-                labeller=labeller,
-                callbacks=callbacks,
-                loggers=loggers(key.index) if loggers else (),
-            )
+    own = keys[processes.rank :: processes.world_size]
+    waiting = [key.index for key in own if read_record(folder, key) is None]
+    size = group_size(together, course, waiting, site=site, report=report or _ignore)
+    for start in range(0, len(waiting), size):
+        indices = waiting[start : start + size]
+        made = [loggers(index) for index in indices] if loggers else ()
+        for student in train_students(
+            course, indices, site=site, callbacks=callbacks, loggers=made
+        ):
             write_record(
                 folder, student, protocol_digest=protocol.digest(), supervision_digest=learned
             )
@@ -127,6 +129,85 @@ def evaluate_students(
     )
 
 
+def train_student(
+    candidate: Candidate,
+    *,
+    test: ImageTable,
+    protocol: Protocol,
+    seed: int,
+    index: int,
+    site: Site,
+    supervision: Supervision = HARD,
+    labeller: Labeller | None = None,
+) -> StudentResult:
+    """Train one student to its last epoch, then test it once; arguments as above.
+
+    Raises:
+        InputError: If its loss is not finite.
+    """
+    course = Course(candidate, test, protocol, seed, supervision, labeller)
+    return train_students(course, [index], site=site)[0]
+
+
+def train_students(
+    course: Course,
+    indices: Sequence[int],
+    *,
+    site: Site,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Sequence[Logger]] = (),
+) -> list[StudentResult]:
+    """Train students by the same steps to their last epoch, then test them once.
+
+    Args:
+        course: What they share.
+        indices: Which they are.
+        site: Where to compute.
+        callbacks: Lightning callbacks, such as a progress bar.
+        loggers: Loggers of each; none where empty.
+
+    Returns:
+        What each has reached. The time is shared out evenly; the memory is that of all.
+
+    Raises:
+        InputError: If a loss is not finite.
+    """
+    started = time.perf_counter()
+    num_steps = course.num_steps
+    students, batches = course.students(indices, loggers), course.batches(indices)
+    trainer = site.trainer(
+        max_epochs=1,
+        max_steps=num_steps,
+        callbacks=list(callbacks),
+        logger=[logger for own in loggers for logger in own] or False,
+        log_every_n_steps=min(LOG_EVERY, num_steps),
+    )
+    is_cuda = site.device.type == "cuda"
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(site.device)
+    # Dropout inside a network can only draw from the global generators: they are seeded for
+    # the student, which is then alone, and put back.
+    with torch.random.fork_rng(devices=[site.device] if is_cuda else []):
+        torch.manual_seed(keyed_seed(course.seed, "student", indices[0], "dropout"))
+        trainer.fit(students, batches)
+        trainer.test(students, batches, verbose=False)
+    seconds = (time.perf_counter() - started) / len(indices)
+    peak = torch.cuda.max_memory_allocated(site.device) if is_cuda else None
+    return [
+        StudentResult(
+            seed=course.seed,
+            index=index,
+            set_digest=course.candidate.digest,
+            num_steps=trainer.global_step,
+            seconds=seconds,
+            num_parameters=students.num_parameters,
+            peak_memory=peak,
+            **scores._asdict(),
+        )
+        for index, scores in zip(indices, students.scores, strict=True)
+    ]
+
+
 def _checked(
     labeller: Labeller | None, supervision: Supervision, protocol: Protocol, *, num_classes: int
 ) -> Labeller | None:
@@ -137,12 +218,12 @@ def _checked(
         raise InputError(
             f"supervision {supervision.name} needs labels of teachers; run the stage relabel"
         )
-    if protocol.views is None:
+    if protocol.views is None and not isinstance(labeller, OwnLabels):
         raise InputError(
             f"supervision {supervision.name} needs views that teachers have labelled, protocol "
             f"{protocol.name} has none; set protocol.views, or use hard labels"
         )
-    if protocol.augmentation not in ("", "none"):
+    if protocol.augmentation not in ("", "none") and not isinstance(labeller, OwnLabels):
         raise InputError(
             f"teachers have not seen augmentation {protocol.augmentation!r}; set "
             "protocol.augmentation to none, or use hard labels"
@@ -155,59 +236,5 @@ def _checked(
     return labeller
 
 
-def train_student(
-    candidate: Candidate,
-    *,
-    test: ImageTable,
-    protocol: Protocol,
-    seed: int,
-    index: int,
-    site: Site,
-    supervision: Supervision = HARD,
-    labeller: Labeller | None = None,
-    callbacks: Sequence[Callback] = (),
-    loggers: Sequence[Logger] = (),
-) -> StudentResult:
-    """Train one student to its last epoch, then test it once; arguments as above.
-
-    Raises:
-        InputError: If its loss is not finite.
-    """
-    started = time.perf_counter()
-    num_steps = num_training_steps(candidate, protocol)
-    key = {"seed": seed, "index": index}
-    student = StudentModule(
-        protocol, test.spec, **key, num_steps=num_steps, supervision=supervision
-    )
-    batches = EvaluationDataModule(
-        candidate, test=test, protocol=protocol, **key, labeller=labeller
-    )
-    trainer = site.trainer(
-        max_epochs=1,
-        max_steps=num_steps,
-        callbacks=list(callbacks),
-        logger=list(loggers) or False,
-        log_every_n_steps=min(LOG_EVERY, num_steps),
-    )
-    is_cuda = site.device.type == "cuda"
-    if is_cuda:
-        torch.cuda.reset_peak_memory_stats(site.device)
-    # Dropout inside a network can only draw from the global generators: they are seeded for
-    # this student and put back.
-    with torch.random.fork_rng(devices=[site.device] if is_cuda else []):
-        torch.manual_seed(keyed_seed(seed, "student", index, "dropout"))
-        trainer.fit(student, batches)
-        trainer.test(student, batches, verbose=False)
-    score, training = student.scores
-    return StudentResult(
-        seed=seed,
-        index=index,
-        set_digest=candidate.digest,
-        accuracy=score.accuracy,
-        loss=score.loss,
-        train_accuracy=training.accuracy,
-        num_steps=trainer.global_step,
-        seconds=time.perf_counter() - started,
-        num_parameters=student.num_parameters,
-        peak_memory=torch.cuda.max_memory_allocated(site.device) if is_cuda else None,
-    )
+def _ignore(line: str) -> None:
+    """Tell nobody."""

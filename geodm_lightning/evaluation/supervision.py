@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from geodm_lightning.matching.logits import logit_transport
 from geodm_lightning.types import InputError
 
-Teachers = Literal["aligned", "all"]
+Teachers = Literal["aligned", "all", "own"]
 WEIGHTS = ("ce", "mse", "kl", "transport")
 
 
@@ -30,7 +31,9 @@ class Supervision:
 
     Without teachers the cross-entropy is mixed between the classes of an image and of the patch
     it carries. With teachers it is of the image's own class alone, as in EDC: the teachers have
-    seen the patch.
+    seen the patch. Labels of whole images have not: every term is then mixed between those of
+    the image and of the patch. Soft cross-entropy, as in DATM, has the gradient of the
+    divergence at temperature 1.
 
     Attributes:
         name: Short name, such as ``"lia_otm"``.
@@ -46,7 +49,7 @@ class Supervision:
         epsilon: Its entropic temperature.
         num_iters: Its rounds.
         teachers: ``"aligned"`` for as many as the images per class ask for (LIA), ``"all"`` for
-            the whole pool, None for hard labels.
+            the whole pool, ``"own"`` for soft labels that came with the set, None for hard labels.
 
     Raises:
         InputError: If a number is out of range, or teachers are asked but not listened to, or
@@ -82,7 +85,8 @@ class Supervision:
             raise InputError(f"supervision.{self.name}.num_iters must be at least 1")
         if self.teachers is not None and self.teachers not in get_args(Teachers):
             raise InputError(
-                f"supervision.{self.name}.teachers is {self.teachers!r}; use aligned, all or null"
+                f"supervision.{self.name}.teachers is {self.teachers!r}; use aligned, all, "
+                "own or null"
             )
         self._check_weights()
 
@@ -91,8 +95,13 @@ class Supervision:
         if listens != self.needs_labels:
             raise InputError(
                 f"supervision.{self.name} has teachers {self.teachers} with mse {self.mse:g}, kl "
-                f"{self.kl:g} and transport {self.transport:g}; set teachers to aligned or all "
-                "where one of these is above 0, to null where none is"
+                f"{self.kl:g} and transport {self.transport:g}; set teachers to aligned, all or "
+                "own where one of these is above 0, to null where none is"
+            )
+        if self.teachers == "own" and self.transport:
+            raise InputError(
+                f"supervision.{self.name}.transport couples a batch of views that teachers have "
+                "labelled; set it to 0 where labels are own"
             )
         if not listens and not self.ce:
             raise InputError(f"supervision.{self.name} has no weight above 0; set ce to 1")
@@ -147,7 +156,9 @@ class StudentBatch(NamedTuple):
         labels: ``(n,)`` classes of the images.
         partner_labels: ``(n,)`` classes of the images their patches are from.
         shares: ``(n,)`` float32 share of each view's area that is the image's own.
-        logits: ``(n, K)`` what the teachers answer to the views, None without teachers.
+        logits: ``(n, K)`` what the teachers answer to the views, None without teachers; labels
+            of the whole images where ``partner_logits`` are there too.
+        partner_logits: ``(n, K)`` labels of the whole images that the patches are from.
     """
 
     images: Tensor
@@ -155,6 +166,7 @@ class StudentBatch(NamedTuple):
     partner_labels: Tensor
     shares: Tensor
     logits: Tensor | None
+    partner_logits: Tensor | None = None
 
 
 def student_loss(logits: Tensor, batch: StudentBatch, supervision: Supervision) -> Tensor:
@@ -178,15 +190,28 @@ def student_loss(logits: Tensor, batch: StudentBatch, supervision: Supervision) 
         return s.ce * (batch.shares * own + (1 - batch.shares) * other).mean()
     if batch.logits is None:
         raise InputError(f"supervision {s.name} needs labels of teachers; run the stage relabel")
-    teacher, loss = batch.logits.float(), logits.new_zeros(())
+    if batch.partner_logits is None:
+        return _taught(logits, batch.labels, batch.logits.float(), s, torch.ones_like(batch.shares))
+    own = _taught(logits, batch.labels, batch.logits.float(), s, batch.shares)
+    partner = batch.partner_logits.float()
+    return own + _taught(logits, batch.partner_labels, partner, s, 1 - batch.shares)
+
+
+def _taught(
+    logits: Tensor, labels: Tensor, teacher: Tensor, s: Supervision, shares: Tensor
+) -> Tensor:
+    """Return what a student loses to teachers: a mean over images weighted by their shares."""
+    loss = logits.new_zeros(())
     if s.ce:
-        loss = loss + s.ce * F.cross_entropy(logits, batch.labels)
+        own = F.cross_entropy(logits, labels, reduction="none")
+        loss = loss + s.ce * (shares * own).mean()
     if s.mse:
-        loss = loss + s.mse * F.mse_loss(logits, teacher)
+        loss = loss + s.mse * (shares * (logits - teacher).square().mean(1)).mean()
     if s.kl:
         answers = F.log_softmax(logits / s.kl_temperature, dim=1)
         wanted = F.log_softmax(teacher / s.kl_temperature, dim=1)
-        loss = loss + s.kl * F.kl_div(answers, wanted, log_target=True, reduction="batchmean")
+        apart = F.kl_div(answers, wanted, log_target=True, reduction="none").sum(1)
+        loss = loss + s.kl * (shares * apart).mean()
     if s.transport:
         loss = loss + s.transport * logit_transport(
             logits,

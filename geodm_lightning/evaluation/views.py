@@ -14,6 +14,7 @@ from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.supervision import StudentBatch
 from geodm_lightning.labels.labeller import Labeller
+from geodm_lightning.labels.own import OwnLabels
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.types import DatasetSpec, InputError
 
@@ -125,9 +126,11 @@ class ViewBatches:
             self.recipe, seed=self.seed, epoch=epoch, indices=indices, num_images=len(labels)
         )
         images = render(fetch, indices.to(labels.device), drawn, self.recipe)
-        logits = None
+        logits = partner_logits = None
         if self.labeller is not None:
             logits = self.labeller.logits(epoch, indices, images)
+        if isinstance(self.labeller, OwnLabels):
+            partner_logits = self.labeller.logits(epoch, drawn.partners, images)
         if self.augmentation is not None:
             key = (self.seed, "student", self.index, "augment", step)
             draws = self.augmentation.draw(
@@ -140,4 +143,5 @@ class ViewBatches:
             partner_labels=labels[drawn.partners.to(labels.device)],
             shares=drawn.shares.to(images),
             logits=logits,
+            partner_logits=partner_logits,
         )

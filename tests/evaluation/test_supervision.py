@@ -45,7 +45,7 @@ def log_probabilities(logits, temperature=1.0):
 
 
 def test_hard_labels_are_mixed_by_area(logits, batch):
-    logs, (_, own, other, shares, _) = log_probabilities(logits), batch
+    logs, (_, own, other, shares, *_) = log_probabilities(logits), batch
     pairs = zip(logs, own.tolist(), other.tolist(), shares.tolist(), strict=True)
     expected = sum(-share * row[a] - (1 - share) * row[b] for row, a, b, share in pairs) / 5
     assert student_loss(logits, batch, HARD).item() == pytest.approx(expected, rel=1e-6)
@@ -70,6 +70,31 @@ def test_divergence_is_that_from_the_teachers_by_hand(logits, batch):
     assert student_loss(logits, batch, only).item() == pytest.approx(2 * expected / 5, rel=1e-4)
     at_teacher = student_loss(batch.logits.clone(), batch, only)
     assert at_teacher.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_labels_of_images_are_mixed_as_the_images_are(logits, batch):
+    """The gradient is that to the mixed target, once for each kind of loss."""
+    partner = 2 * torch.randn(5, 4, generator=torch.Generator().manual_seed(3))
+    mixed = batch._replace(partner_logits=partner.to(logits.device))
+    shares = batch.shares[:, None]
+
+    def gradient(loss):
+        student = logits.clone().requires_grad_()
+        return torch.autograd.grad(loss(student), student)[0]
+
+    soft = replace(SOFT, ce=0.0, mse=0.0, kl=1.0, kl_temperature=1.0, teachers="own")
+    target = shares * batch.logits.softmax(1) + (1 - shares) * mixed.partner_logits.softmax(1)
+    found = gradient(lambda student: student_loss(student, mixed, soft))
+    expected = gradient(lambda student: -(target * student.log_softmax(1)).sum(1).mean())
+    torch.testing.assert_close(found, expected)
+    squared = replace(SOFT, ce=0.0, teachers="own")
+    goal = shares * batch.logits + (1 - shares) * mixed.partner_logits
+    found = gradient(lambda student: student_loss(student, mixed, squared))
+    expected = gradient(lambda student: (student - goal).square().mean())
+    torch.testing.assert_close(found, expected)
+    classes = replace(SOFT, mse=1e-12, ce=1.0, teachers="own")
+    found = student_loss(logits, mixed, classes)
+    torch.testing.assert_close(found, student_loss(logits, batch, HARD))
 
 
 def test_transport_is_added_with_its_weight(logits, batch):
@@ -117,10 +142,11 @@ def test_json_keeps_it():
         ({"epsilon": 0.0}, "supervision.lia.epsilon must be a positive number, got 0.0"),
         ({"num_iters": 2.5}, "num_iters must be whole: 2.5"),
         ({"num_iters": 0}, "num_iters must be at least 1"),
-        ({"teachers": "best"}, "'best'; use aligned, all or null"),
+        ({"teachers": "best"}, "'best'; use aligned, all, own or null"),
         ({"teachers": None}, "has teachers None with mse 1"),
         ({"mse": 0.0}, "has teachers aligned with mse 0"),
         ({"mse": 0.0, "ce": 0.0, "teachers": None}, "no weight above 0"),
+        ({"teachers": "own", "transport": 1.0}, "set it to 0 where labels are own"),
     ],
 )
 def test_refusals(changes, named):
