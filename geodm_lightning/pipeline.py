@@ -28,6 +28,7 @@ from geodm_lightning.stages.imported import with_images_per_class
 from geodm_lightning.stages.relabel import relabel
 from geodm_lightning.stages.report import report, report_seeds
 from geodm_lightning.stages.run import Run
+from geodm_lightning.stages.score import score
 from geodm_lightning.types import InputError
 
 
@@ -175,7 +176,13 @@ def run_seed(settings: dict[str, Any], data: RealDataModule, site: Site) -> Run:
     run = Run(settings, folder_of(settings, settings["seed"]), data, site)
     if site.processes.is_main:
         run.folder.open(settings, provenance(site.device))
-    stages = {"distill": distill, "relabel": relabel, "evaluate": evaluate, "report": report}
+    stages = {
+        "distill": distill,
+        "relabel": relabel,
+        "evaluate": evaluate,
+        "score": score,
+        "report": report,
+    }
     with wandb_loggers(run) as loggers:
         for name in settings["stages"]:
             stages[name](run._replace(loggers=loggers))

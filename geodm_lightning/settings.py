@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from geodm_lightning.audit.options import check_options
 from geodm_lightning.types import InputError
 
-STAGES = ("distill", "relabel", "evaluate", "report")
+STAGES = ("distill", "relabel", "evaluate", "score", "report")
 BASELINES = ("random", "mosaic", "herding", "base", "control", "whole")
 
 
@@ -151,6 +152,7 @@ def check_settings(settings: dict[str, Any]) -> None:
                 f"unknown entry {unknown[0]!r} in {key}; choose among {', '.join(names)}"
             )
     _check_parts(settings)
+    check_options(settings)
     name = str(settings["name"])
     if not name or name in (".", "..") or os.sep in name:
         raise InputError(f"name must be usable as a folder name, got {name!r}")

@@ -1,0 +1,161 @@
+"""Students of one cell of a score: the rate chosen on images kept from training, then tested."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from geodm_lightning.audit.options import ScoreOptions
+from geodm_lightning.data.table import ImageTable
+from geodm_lightning.evaluation.candidate import Candidate
+from geodm_lightning.evaluation.protocol import Protocol
+from geodm_lightning.evaluation.students import evaluate_students
+from geodm_lightning.evaluation.supervision import HARD, Supervision
+from geodm_lightning.labels.labeller import Labeller
+from geodm_lightning.site import Site
+from geodm_lightning.types import InputError
+
+PLAIN_VIEWS = {
+    "crop_scale": (1.0, 1.0),
+    "crop_ratio": (1.0, 1.0),
+    "flip": False,
+    "cutmix_probability": 0.0,
+}
+
+
+class Trial(NamedTuple):
+    """One cell of a score.
+
+    Attributes:
+        images: ``"set"``, ``"random"`` or ``"whole"``.
+        candidate: What students are trained on.
+        chooser: What those are trained on that choose the rate: without the images they are
+            tested on.
+        protocol: How they are trained but for the rate.
+        folder: Where records of finished students are kept.
+        augmented: Whether it is the protocol's augmentation or none.
+        supervision: What they learn from.
+        labeller: Gives the teachers' answers, None for plain classes.
+    """
+
+    images: str
+    candidate: Candidate
+    chooser: Candidate
+    protocol: Protocol
+    folder: Path
+    augmented: bool = True
+    supervision: Supervision = HARD
+    labeller: Labeller | None = None
+
+    @property
+    def name(self) -> str:
+        """What the cell is called in files."""
+        augmentation = "augmented" if self.augmented else "plain"
+        return f"{self.images}/{self.supervision.name}/{augmentation}"
+
+    def identity(self) -> list[str]:
+        """Return what decides the outcome, beside seed, rates and test images."""
+        labels = "" if self.labeller is None else self.labeller.identity()
+        images = [self.candidate.digest, self.chooser.digest]
+        return [self.name, self.protocol.digest(), *images, self.supervision.digest(labels)]
+
+
+class TrialResult(NamedTuple):
+    """What the students of a cell reached.
+
+    Attributes:
+        name: Images, supervision and augmentation.
+        rate: Learning rate that was chosen.
+        chosen_on: Mean accuracy on the held-out images for every rate, by the rate's text.
+        accuracies: Of every student on the test images after the last epoch, as fractions.
+    """
+
+    name: str
+    rate: float
+    chosen_on: dict[str, float]
+    accuracies: list[float]
+
+
+class Bench(NamedTuple):
+    """What all cells of a score share.
+
+    Attributes:
+        held_out: Training images on which rates are chosen.
+        test: Test images.
+        options: How scores are reached.
+        seed: Seed of the run.
+        site: Where to compute.
+        together: How many students train at once, as the settings say.
+    """
+
+    held_out: ImageTable
+    test: ImageTable
+    options: ScoreOptions
+    seed: int
+    site: Site
+    together: int | str = 1
+
+
+def without_augmentation(protocol: Protocol) -> Protocol:
+    """Return a protocol whose students see images as they are, at their input's size."""
+    views = None if protocol.views is None else {**protocol.views, **PLAIN_VIEWS}
+    return replace(protocol, augmentation="none", cutmix_probability=0.0, views=views)
+
+
+def run_trial(trial: Trial, bench: Bench, advance: Callable[[int], None]) -> TrialResult:
+    """Choose the rate of a cell on held-out images, then train and test its students.
+
+    Every student is a record, so an interrupted score goes on where it was. Ties between rates
+    go to the one nearest the protocol's, and of two as near to the lower.
+
+    Args:
+        trial: The cell.
+        bench: What all cells share.
+        advance: Told how many students are done.
+
+    Raises:
+        InputError: If a student's loss is not finite, or a record is damaged.
+    """
+    options, own = bench.options, trial.protocol.lr
+    chosen_on = {}
+    for factor in options.rates:
+        protocol = replace(trial.protocol, lr=factor * own, num_students=options.students_per_rate)
+        try:
+            result = _train(trial.chooser, trial, protocol, bench, test=bench.held_out)
+        except InputError as error:
+            hint = f"at {factor:g} times the protocol's rate, one of scores.rates"
+            raise InputError(f"{error} ({hint})") from error
+        chosen_on[factor] = sum(result) / len(result)
+        advance(len(result))
+    factor = max(chosen_on, key=lambda f: (chosen_on[f], -abs(math.log(f)), -f))
+    protocol = replace(trial.protocol, lr=factor * own)
+    accuracies = _train(trial.candidate, trial, protocol, bench, test=bench.test)
+    advance(len(accuracies))
+    told = {f"{rate * own:g}": accuracy for rate, accuracy in chosen_on.items()}
+    return TrialResult(trial.name, factor * own, told, accuracies)
+
+
+def num_students(trial: Trial, options: ScoreOptions) -> int:
+    """Return how many students a cell takes."""
+    return len(options.rates) * options.students_per_rate + trial.protocol.num_students
+
+
+def _train(
+    candidate: Candidate, trial: Trial, protocol: Protocol, bench: Bench, *, test: ImageTable
+) -> list[float]:
+    choosing = test is bench.held_out
+    part = f"held_out_{bench.options.validation:g}" if choosing else "test"
+    shared: dict[str, Any] = {"seed": bench.seed, "site": bench.site}
+    result = evaluate_students(
+        candidate,
+        test=test,
+        protocol=protocol,
+        folder=trial.folder / part,
+        supervision=trial.supervision,
+        labeller=trial.labeller,
+        **shared,
+    )
+    return [student.accuracy for student in result.students]
