@@ -25,9 +25,13 @@ class StudentResult:
         train_accuracy: Fraction of the training images, not augmented, classified correctly;
             of at most 10,000 evenly spaced ones.
         num_steps: Optimiser steps made.
-        seconds: Wall-clock time of training and test.
+        seconds: Wall-clock time of training and test; an even share of that of all students that
+            were trained at once.
         num_parameters: Trainable parameters of the network.
-        peak_memory: Most bytes allocated on the device, None without CUDA.
+        peak_memory: Most bytes allocated on the device, None without CUDA; by all students that
+            were trained at once.
+        calibration_error: Expected calibration error on the test images in 15 bins, a fraction;
+            None in records older than it.
     """
 
     seed: int
@@ -40,6 +44,7 @@ class StudentResult:
     seconds: float
     num_parameters: int
     peak_memory: int | None = None
+    calibration_error: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("seed", "index", "num_steps", "num_parameters"):
@@ -50,13 +55,15 @@ class StudentResult:
             raise InputError(f"student peak_memory must be bytes or null, got {self.peak_memory!r}")
         if not isinstance(self.set_digest, str) or not self.set_digest:
             raise InputError(f"student set_digest must be a text, got {self.set_digest!r}")
-        for name in ("accuracy", "train_accuracy", "loss", "seconds"):
+        optional = () if self.calibration_error is None else ("calibration_error",)
+        for name in ("accuracy", "train_accuracy", "loss", "seconds", *optional):
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value < 0:
                 raise InputError(f"student {name} must be a finite number from 0, got {value!r}")
-        if max(self.accuracy, self.train_accuracy) > 1:
-            raise InputError(f"student accuracy is a fraction, got {self.accuracy}")
+        for name in ("accuracy", "train_accuracy", *optional):
+            if getattr(self, name) > 1:
+                raise InputError(f"student {name} is a fraction, got {getattr(self, name)}")
 
     @classmethod
     def from_dict(cls, values: Any) -> StudentResult:

@@ -1,14 +1,21 @@
-"""A network that has seen nothing yet, trained and tested under a protocol."""
+"""Networks that have seen nothing yet, trained and tested under a protocol."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 from torch.nn import functional as F
 
+from geodm_lightning.audit.calibration import (
+    NUM_BINS,
+    confidence_sums,
+    expected_calibration_error,
+)
 from geodm_lightning.evaluation.averaging import WeightAverage
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.supervision import (
@@ -19,44 +26,52 @@ from geodm_lightning.evaluation.supervision import (
 )
 from geodm_lightning.evaluation.views import input_spec
 from geodm_lightning.networks.backbones import build_network
-from geodm_lightning.networks.classifier import (
-    Batch,
-    Classifier,
-    PlainBatch,
-    classification_loss,
-)
+from geodm_lightning.networks.classifier import Batch, Classifier, PlainBatch, label_loss
+from geodm_lightning.networks.network import Network
+from geodm_lightning.networks.stack import NetworkStack
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.types import DatasetSpec, InputError
 
 LOG_EVERY = 50  # steps; each look at the loss waits for the device
+AnyBatch: TypeAlias = Batch | StudentBatch
 
 
-class Score(NamedTuple):
-    """How a student does on one group of images.
+class Scores(NamedTuple):
+    """How a student does after its training.
 
     Attributes:
-        accuracy: Fraction classified correctly.
-        loss: Mean cross-entropy, in nats.
+        accuracy: Fraction of the test images classified correctly.
+        loss: Mean cross-entropy on the test images, in nats.
+        train_accuracy: Fraction of the training images classified correctly.
+        calibration_error: Expected calibration error on the test images, in ``[0, 1]``.
     """
 
     accuracy: float
     loss: float
+    train_accuracy: float
+    calibration_error: float
 
 
 class StudentModule(Classifier):
-    """A classifier whose weights are drawn afresh from (seed, index), never copied or loaded.
+    """Students whose weights are drawn afresh from (seed, index), never copied or loaded.
+
+    Several students are trained by the same steps of one program: their networks are stacked,
+    the loss is the sum of theirs, and optimisers work element by element.
 
     Args:
         protocol: Network, optimiser and schedule.
         spec: Data set of the images.
         seed: Seed of the run.
-        index: Position of the student among those of the seed.
+        indices: Positions of the students among those of the seed.
         num_steps: Optimiser steps of the whole training, for the schedule.
-        supervision: What it learns from views; plain batches are learned by their classes.
+        supervision: What they learn from views; plain batches are learned by their classes.
+        student_loggers: Loggers of each student; none where empty.
 
     Attributes:
-        scores: After a test: the test images, then the training images.
+        scores: After a test: one entry per student.
     """
+
+    network: Network | NetworkStack
 
     def __init__(
         self,
@@ -64,35 +79,32 @@ class StudentModule(Classifier):
         spec: DatasetSpec,
         *,
         seed: int,
-        index: int,
+        indices: Sequence[int],
         num_steps: int,
         supervision: Supervision = HARD,
+        student_loggers: Sequence[Sequence[Logger]] = (),
     ) -> None:
-        spec = input_spec(protocol, spec)
-        network = build_network(
-            protocol.network,
-            num_classes=spec.num_classes,
-            channels=spec.channels,
-            resolution=spec.resolution,
-            generator=keyed_generator(seed, "student", index),
-            **protocol.network_options,
-        )
+        networks = fresh_networks(protocol, spec, seed=seed, indices=indices)
         super().__init__(
-            network,
+            networks[0] if len(networks) == 1 else NetworkStack(networks),
             optimizer=protocol.build_optimizer,
             scheduler=lambda optimizer: protocol.build_scheduler(optimizer, num_steps=num_steps),
         )
-        self.index = index
+        self.indices = tuple(indices)
+        self.num_parameters = sum(p.numel() for p in networks[0].parameters() if p.requires_grad)
+        self.scores: list[Scores] = []
         self._supervision = supervision
+        self._student_loggers = student_loggers or [()] * len(networks)
         self._ema_decay = protocol.ema_decay
         self._average: WeightAverage | None = None
-        self.scores: list[Score] = []
         self._sums: list[Tensor] = []
+        self._confidence: Tensor = torch.zeros(())
 
-    @property
-    def num_parameters(self) -> int:
-        """Trainable parameters of the network."""
-        return sum(p.numel() for p in self.network.parameters() if p.requires_grad)
+    def answers(self, images: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Map images ``(n, ch, h, w)`` of every student to its logits ``(n, K)``."""
+        if isinstance(self.network, NetworkStack):
+            return self.network(torch.stack(list(images))).unbind()
+        return [self.network(own) for own in images]
 
     def on_train_start(self) -> None:
         """Begin the average of the weights where they are trained."""
@@ -110,35 +122,45 @@ class StudentModule(Classifier):
             self._average.copy_to_network()
             self._average = None
 
-    def training_step(self, batch: Batch | StudentBatch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch; log it now and then.
+    def training_step(self, batch: Sequence[AnyBatch], batch_idx: int) -> Tensor:  # type: ignore[override]
+        """Return the sum of the students' losses, each on a batch of its own.
 
         Raises:
             InputError: If a loss that is looked at is not finite.
         """
-        if isinstance(batch, StudentBatch):
-            loss = student_loss(self.network(batch.images), batch, self._supervision)
-        else:
-            loss = classification_loss(self.network, batch)
+        logits = self.answers([own[0] for own in batch])
+        losses = torch.stack([self._loss(*pair) for pair in zip(logits, batch, strict=True)])
         if batch_idx % LOG_EVERY == 0:
-            value = loss.item()
-            self._require_finite(value, batch_idx)
-            self.trainer.progress_bar_metrics.update({"loss": value})
-            for logger in self.loggers:
-                logger.log_metrics({"student/loss": value}, step=batch_idx)
-        return loss
+            values = losses.tolist()
+            self._require_finite(values, batch_idx)
+            self.trainer.progress_bar_metrics.update({"loss": sum(values) / len(values)})
+            self._log([{"student/loss": value} for value in values], step=batch_idx)
+        return losses.sum()
 
     def on_test_start(self) -> None:
         """Forget the sums of an earlier test."""
-        self._sums = [torch.zeros(3, device=self.device) for _ in ("test", "training")]
+        num_students = len(self.indices)
+        self._sums = [torch.zeros(num_students, 3, device=self.device) for _ in range(2)]
+        self._confidence = torch.zeros(
+            num_students, 3, NUM_BINS, device=self.device, dtype=torch.float64
+        )
 
     def test_step(self, batch: PlainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add the correct answers, losses and images of one batch."""
-        images, labels = batch
-        logits = self.network(images).float()
-        correct = (logits.argmax(dim=1) == labels).sum()
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        self._sums[dataloader_idx] += torch.stack([correct, loss, loss.new_tensor(len(labels))])
+        """Add what every student answers to one batch that all are shown."""
+        num_students = len(self.indices)
+        # As many images at once as one student would be shown.
+        size = -(-len(batch[0]) // num_students)
+        for images, labels in zip(*(part.split(size) for part in batch), strict=True):
+            logits = torch.stack(list(self.answers([images] * num_students))).float()
+            correct = (logits.argmax(-1) == labels).sum(-1)
+            own = labels.expand(num_students, -1).flatten()
+            loss = F.cross_entropy(logits.flatten(0, 1), own, reduction="none").view(
+                num_students, -1
+            )
+            count = loss.new_full((num_students,), len(labels))
+            self._sums[dataloader_idx] += torch.stack([correct, loss.sum(1), count], dim=1)
+            if dataloader_idx == 0:
+                self._confidence += confidence_sums(logits, labels)
 
     def on_test_epoch_end(self) -> None:
         """Turn sums into scores and log them.
@@ -146,21 +168,61 @@ class StudentModule(Classifier):
         Raises:
             InputError: If the loss on the test images is not finite.
         """
-        sums = [(correct, loss, count) for correct, loss, count in map(Tensor.tolist, self._sums)]
-        self.scores = [Score(correct / count, loss / count) for correct, loss, count in sums]
-        test, training = self.scores
-        self._require_finite(test.loss, self.trainer.global_step)
-        values = {
-            "student/accuracy": test.accuracy,
-            "student/test_loss": test.loss,
-            "student/train_accuracy": training.accuracy,
-        }
-        for logger in self.loggers:
-            logger.log_metrics(values, step=self.trainer.global_step)
-
-    def _require_finite(self, loss: float, step: int) -> None:
-        if not math.isfinite(loss):
-            raise InputError(
-                f"the loss of student {self.index} is {loss} at step {step}; "
-                "lower evaluation.protocol.lr or look at the images of the set"
+        test, training = (sums.cpu() for sums in self._sums)
+        self._require_finite((test[:, 1] / test[:, 2]).tolist(), self.trainer.global_step)
+        self.scores = [
+            Scores(
+                accuracy=tested[0] / tested[2],
+                loss=tested[1] / tested[2],
+                train_accuracy=trained[0] / trained[2],
+                calibration_error=expected_calibration_error(confidence),
             )
+            for tested, trained, confidence in zip(
+                test.tolist(), training.tolist(), self._confidence.cpu(), strict=True
+            )
+        ]
+        values = [
+            {
+                "student/accuracy": score.accuracy,
+                "student/test_loss": score.loss,
+                "student/train_accuracy": score.train_accuracy,
+            }
+            for score in self.scores
+        ]
+        self._log(values, step=self.trainer.global_step)
+
+    def _loss(self, logits: Tensor, batch: AnyBatch) -> Tensor:
+        if isinstance(batch, StudentBatch):
+            return student_loss(logits, batch, self._supervision)
+        return label_loss(logits, batch)
+
+    def _log(self, values: Sequence[dict[str, float]], *, step: int) -> None:
+        for loggers, own in zip(self._student_loggers, values, strict=True):
+            for logger in loggers:
+                logger.log_metrics(own, step=step)
+
+    def _require_finite(self, losses: Sequence[float], step: int) -> None:
+        for index, loss in zip(self.indices, losses, strict=True):
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"the loss of student {index} is {loss} at step {step}; "
+                    "lower evaluation.protocol.lr or look at the images of the set"
+                )
+
+
+def fresh_networks(
+    protocol: Protocol, spec: DatasetSpec, *, seed: int, indices: Sequence[int]
+) -> list[Network]:
+    """Build the untrained networks of some students, on the CPU."""
+    spec = input_spec(protocol, spec)
+    return [
+        build_network(
+            protocol.network,
+            num_classes=spec.num_classes,
+            channels=spec.channels,
+            resolution=spec.resolution,
+            generator=keyed_generator(seed, "student", index),
+            **protocol.network_options,
+        )
+        for index in indices
+    ]

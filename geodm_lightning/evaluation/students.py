@@ -26,6 +26,7 @@ from geodm_lightning.evaluation.student import LOG_EVERY
 from geodm_lightning.evaluation.supervision import HARD, Supervision
 from geodm_lightning.evaluation.together import Course
 from geodm_lightning.labels.labeller import Labeller
+from geodm_lightning.labels.own import OwnLabels
 from geodm_lightning.randomness import keyed_seed
 from geodm_lightning.site import Site
 from geodm_lightning.types import InputError

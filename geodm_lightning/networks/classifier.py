@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
 from geodm_lightning.networks.network import Network
+from geodm_lightning.networks.stack import NetworkStack
 
 PlainBatch: TypeAlias = tuple[Tensor, Tensor]  # images (n, ch, h, w), labels (n,)
 MixedBatch: TypeAlias = tuple[Tensor, Tensor, Tensor, float]  # images, two labels, share of first
@@ -22,7 +23,7 @@ SchedulerFactory: TypeAlias = Callable[[Optimizer], LRScheduler]
 Augment: TypeAlias = Callable[[Tensor, Tensor, int], Batch]  # (images, labels, step)
 
 
-def classification_loss(network: Network, batch: Batch) -> Tensor:
+def classification_loss(network: Network | NetworkStack, batch: Batch) -> Tensor:
     """Cross-entropy of a batch, mixed between two labels where the batch carries two.
 
     Args:
@@ -33,11 +34,14 @@ def classification_loss(network: Network, batch: Batch) -> Tensor:
     Returns:
         Scalar mean over the batch.
     """
+    return label_loss(network(batch[0]), batch)
+
+
+def label_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of answers ``(n, K)`` to a batch, as :func:`classification_loss` says."""
     if len(batch) == 2:
-        images, labels = batch
-        return F.cross_entropy(network(images), labels)
-    images, labels, other_labels, share = batch
-    logits = network(images)
+        return F.cross_entropy(logits, batch[1])
+    _, labels, other_labels, share = batch
     loss = share * F.cross_entropy(logits, labels)
     return loss + (1 - share) * F.cross_entropy(logits, other_labels)
 
@@ -59,7 +63,7 @@ class Classifier(lightning.LightningModule):
 
     def __init__(
         self,
-        network: Network,
+        network: Network | NetworkStack,
         *,
         optimizer: OptimizerFactory,
         scheduler: SchedulerFactory | None = None,

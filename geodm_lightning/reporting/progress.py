@@ -130,8 +130,11 @@ class StudentProgress(TrainingProgress):
         self._num_students = num_students
 
     def describe(self, module: LightningModule) -> str:
-        """Return ``student 2/5 on GeoDM``."""
-        return f"student {int(module.index) + 1}/{self._num_students} on {self._label}"  # type: ignore[arg-type]
+        """Return ``student 2/5 on GeoDM``, or ``students 1, 2/5 on GeoDM`` of two at once."""
+        numbers = [index + 1 for index in module.indices]  # type: ignore[union-attr]
+        noun = "student" if len(numbers) == 1 else "students"
+        listed = ", ".join(map(str, numbers))
+        return f"{noun} {listed}/{self._num_students} on {self._label}"
 
 
 @contextmanager

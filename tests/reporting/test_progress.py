@@ -10,9 +10,9 @@ from geodm_lightning.reporting import progress as module
 from geodm_lightning.reporting.progress import StudentProgress, TrainingProgress
 
 
-def run(callback, *, steps=20, fail_at=None, index=0) -> None:
+def run(callback, *, steps=20, fail_at=None, indices=(0,)) -> None:
     trainer = SimpleNamespace(num_training_batches=steps, progress_bar_metrics={})
-    student = SimpleNamespace(index=index)
+    student = SimpleNamespace(indices=indices)
     callback.on_train_start(trainer, student)
     for step in range(steps):
         if step == fail_at:
@@ -48,11 +48,11 @@ def test_terminal_shows_where_a_resumed_training_is():
 def test_students_are_counted_from_one():
     out, file = console(terminal=False)
     callback = StudentProgress("GeoDM", num_students=5, console=out)
-    run(callback, index=0)
-    run(callback, index=1)
+    run(callback, indices=(0,))
+    run(callback, indices=(1, 3, 4))
     lines = file.getvalue().splitlines()
     assert lines[0] == "student 1/5 on GeoDM: 20 steps"
-    assert lines[2] == "student 2/5 on GeoDM: 20 steps"
+    assert lines[2] == "students 2, 4, 5/5 on GeoDM: 20 steps"
 
 
 def test_terminal_is_given_back_after_an_error():

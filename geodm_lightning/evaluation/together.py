@@ -1,0 +1,121 @@
+"""Students of one candidate side by side: what they share, and the batches of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import lightning
+from lightning.pytorch.loggers.logger import Logger
+
+from geodm_lightning.data.batches import LabelledBatches, joint_batch
+from geodm_lightning.data.table import ImageTable
+from geodm_lightning.evaluation.candidate import Candidate
+from geodm_lightning.evaluation.datamodule import (
+    EvaluationDataModule,
+    PlainBatches,
+    TrainingBatches,
+    num_training_steps,
+)
+from geodm_lightning.evaluation.protocol import Protocol
+from geodm_lightning.evaluation.student import AnyBatch, StudentModule
+from geodm_lightning.evaluation.supervision import HARD, Supervision
+from geodm_lightning.labels.labeller import Labeller
+
+
+class Course(NamedTuple):
+    """What all students of one evaluation share.
+
+    Attributes:
+        candidate: Images to train on.
+        test: Real images to test on.
+        protocol: How students are trained.
+        seed: Seed of the run.
+        supervision: What they learn from.
+        labeller: Gives the teachers' answers, None without teachers.
+    """
+
+    candidate: Candidate
+    test: ImageTable
+    protocol: Protocol
+    seed: int
+    supervision: Supervision = HARD
+    labeller: Labeller | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of every student."""
+        return num_training_steps(self.candidate, self.protocol)
+
+    def students(
+        self, indices: Sequence[int], loggers: Sequence[Sequence[Logger]] = ()
+    ) -> StudentModule:
+        """Return fresh students, to be trained by the same steps."""
+        return StudentModule(
+            self.protocol,
+            self.test.spec,
+            seed=self.seed,
+            indices=indices,
+            num_steps=self.num_steps,
+            supervision=self.supervision,
+            student_loggers=loggers,
+        )
+
+    def batches(self, indices: Sequence[int]) -> JointDataModule:
+        """Return what these students are trained and tested on."""
+        modules = [
+            EvaluationDataModule(
+                self.candidate,
+                test=self.test,
+                protocol=self.protocol,
+                seed=self.seed,
+                index=index,
+                labeller=self.labeller,
+            )
+            for index in indices
+        ]
+        return JointDataModule(modules)
+
+
+class JointDataModule(lightning.LightningDataModule):
+    """Batches of several students of one candidate.
+
+    Args:
+        modules: Those of each student.
+    """
+
+    def __init__(self, modules: Sequence[EvaluationDataModule]) -> None:
+        super().__init__()
+        self._modules = modules
+
+    def train_dataloader(self) -> JointBatches:
+        """Return the batches of all students, step by step."""
+        return JointBatches([module.train_dataloader() for module in self._modules])
+
+    def test_dataloader(self) -> list[PlainBatches]:
+        """Return the images that all students are tested on."""
+        return self._modules[0].test_dataloader()
+
+
+class JointBatches:
+    """The batches of several students, step by step, each as its student would get it alone.
+
+    Args:
+        streams: Batches of each student, of the same images and as many.
+    """
+
+    def __init__(self, streams: Sequence[TrainingBatches]) -> None:
+        self._streams = streams
+
+    def __len__(self) -> int:
+        return len(self._streams[0])
+
+    def __iter__(self) -> Iterator[Sequence[AnyBatch]]:
+        labelled = [stream for stream in self._streams if isinstance(stream, LabelledBatches)]
+        if len(labelled) < len(self._streams):
+            yield from zip(*self._streams, strict=True)
+            return
+        device = labelled[0].labels.device
+        orders = zip(*(stream.orders() for stream in labelled), strict=True)
+        for step, chosen in enumerate(orders):
+            yield joint_batch(labelled, [indices.to(device) for indices in chosen], step)
