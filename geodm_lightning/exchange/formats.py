@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from geodm_lightning.exchange.class_folders import is_class_folders, read_class_folders
 from geodm_lightning.exchange.declaration import Declaration
+from geodm_lightning.exchange.fkd import is_fkd, read_fkd
 from geodm_lightning.exchange.foreign import Foreign
+from geodm_lightning.exchange.image_folder import is_image_folder, read_image_folder
 from geodm_lightning.exchange.native import is_native
 from geodm_lightning.exchange.safe import load_torch
 from geodm_lightning.exchange.tensor_files import (
@@ -50,6 +52,8 @@ FORMATS: dict[str, Format] = {
     "images": Format(
         "a folder per class: RDED, SRe2L, Minimax, IGD", read_class_folders, is_folder=True
     ),
+    "fkd": Format("the same with FKD labels: SRe2L, CDA, EDC", read_fkd, is_folder=True),
+    "hf": Format("Hugging Face datasets: metadata.jsonl", read_image_folder, is_folder=True),
     "ddranking": Format("DD-Ranking's arguments", read_ddranking, is_folder=False),
 }
 
@@ -65,8 +69,10 @@ def format_of(path: Path) -> str:
     if is_trajectory(path):
         return "datm" if has_rate(path) else "mtt"
     if path.is_dir():
-        if is_class_folders(path):
-            return "images"
+        recognised = {"hf": is_image_folder, "fkd": is_fkd, "images": is_class_folders}
+        for name, recognises in recognised.items():
+            if recognises(path):
+                return name
         raise _unknown(path, "a folder without manifest.json, images_*.pt or class folders")
     if path.suffix in (".pkl", ".pickle"):
         return "idm"

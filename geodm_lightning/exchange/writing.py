@@ -7,14 +7,17 @@ from typing import Any
 
 from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.exchange.class_folders import write_class_folders
+from geodm_lightning.exchange.declaration import FKD_SEED
+from geodm_lightning.exchange.fkd import write_fkd
 from geodm_lightning.exchange.formats import FORMATS
+from geodm_lightning.exchange.image_folder import write_image_folder
 from geodm_lightning.exchange.native import write_native
 from geodm_lightning.exchange.spaces import load_whitening
 from geodm_lightning.exchange.tensor_files import write_dc, write_ddranking, write_idc, write_idm
 from geodm_lightning.exchange.trajectories import write_trajectory
 from geodm_lightning.types import DatasetSpec, InputError
 
-HARD_ONLY = ("dc", "idc", "idm", "images")  # formats that have no place for soft labels
+HARD_ONLY = ("dc", "idc", "idm", "images", "fkd")  # formats that have no place for soft labels
 
 
 def write_set(
@@ -24,6 +27,9 @@ def write_set(
     format: str,
     overwrite: bool = False,
     zca: Path | None = None,
+    views: Path | None = None,
+    seed: int = FKD_SEED,
+    results: str = "",
 ) -> Path:
     """Write a set as the loader of another project reads it, images class by class.
 
@@ -39,6 +45,9 @@ def write_set(
         format: A key of :data:`~geodm_lightning.exchange.formats.FORMATS`.
         overwrite: Whether something at ``target`` may be replaced.
         zca: Whitening of the pixels in ``mtt`` and ``datm``, None to normalise them.
+        views: Folder of given views or a label store, for ``fkd``.
+        seed: Of the sampler of an ``fkd`` loader.
+        results: Markdown of what students reached, for the card of ``hf``.
 
     Returns:
         ``target``.
@@ -47,6 +56,37 @@ def write_set(
         InputError: If the format is unknown or cannot hold the set, something is there already,
             or it cannot be written.
     """
+    _check(target, distilled, format, overwrite=overwrite, zca=zca, views=views)
+    spec, ordered = spec_of(distilled), class_by_class(distilled)
+    if format == "native":
+        return write_native(target, distilled)
+    if format in ("mtt", "datm"):
+        whitening = None if zca is None else load_whitening(zca)
+        return write_trajectory(target, ordered, spec, whitening)
+    if format == "hf":
+        return write_image_folder(target, ordered, spec, results=results)
+    if format == "fkd" and views is not None:
+        return write_fkd(target, ordered, spec, views, seed=seed)
+    writers = {
+        "dc": write_dc,
+        "idc": write_idc,
+        "idm": write_idm,
+        "ddranking": write_ddranking,
+        "images": write_class_folders,
+    }
+    return writers[format](target, ordered, spec)
+
+
+def _check(
+    target: Path,
+    distilled: DistilledSet,
+    format: str,
+    *,
+    overwrite: bool,
+    zca: Path | None,
+    views: Path | None,
+) -> None:
+    """Refuse what cannot be written, before anything is."""
     if format not in FORMATS:
         raise InputError(f"unknown format {format}; choose one of {', '.join(FORMATS)}")
     if target.exists() and not overwrite:
@@ -61,21 +101,8 @@ def write_set(
             f"{format} has no place for the soft labels of this set; export it as datm, "
             "ddranking, hf or native"
         )
-    spec = spec_of(distilled)
-    ordered = class_by_class(distilled)
-    if format == "native":
-        return write_native(target, distilled)
-    if format in ("mtt", "datm"):
-        whitening = None if zca is None else load_whitening(zca)
-        return write_trajectory(target, ordered, spec, whitening)
-    writers = {
-        "dc": write_dc,
-        "idc": write_idc,
-        "idm": write_idm,
-        "ddranking": write_ddranking,
-        "images": write_class_folders,
-    }
-    return writers[format](target, ordered, spec)
+    if format == "fkd" and views is None:
+        raise InputError("fkd needs views=FOLDER: views that came with a set, or a run's labels")
 
 
 def spec_of(distilled: DistilledSet) -> DatasetSpec:
