@@ -19,6 +19,11 @@ def main(config: DictConfig) -> None:
     from geodm_lightning.pipeline import run  # heavy imports only once the configuration stands
 
     with explain_mistakes():
+        if config.estimate:
+            from geodm_lightning.studies.estimate_page import print_estimate
+
+            print_estimate(config)
+            return
         run(config)
 
 
