@@ -6,6 +6,7 @@ import os
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from geodm_lightning.site import Site, open_site
 from geodm_lightning.stages.distill import distill
 from geodm_lightning.stages.evaluate import evaluate
 from geodm_lightning.stages.imported import with_images_per_class
+from geodm_lightning.stages.memory import explained
+from geodm_lightning.stages.memory_advice import memory_advice
 from geodm_lightning.stages.relabel import relabel
 from geodm_lightning.stages.report import report, report_seeds
 from geodm_lightning.stages.run import Run
@@ -185,7 +188,8 @@ def run_seed(settings: dict[str, Any], data: RealDataModule, site: Site) -> Run:
     }
     with wandb_loggers(run) as loggers:
         for name in settings["stages"]:
-            stages[name](run._replace(loggers=loggers))
+            with explained(name, partial(memory_advice, run, name)):
+                stages[name](run._replace(loggers=loggers))
         accuracy = accuracy_of(settings, [run.seed])
         if accuracy is not None:
             for logger in loggers:

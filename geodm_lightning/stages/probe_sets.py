@@ -176,9 +176,9 @@ def advice_of(settings: dict[str, Any], slope: Slope, wanted: int, available: in
     """Say which setting to lower to what, from what a class costs."""
     start = f"{wanted} classes at once need {gigabytes(slope.at(wanted))}, "
     start += f"{gigabytes(available)} are free: "
-    fitting = slope.largest(available)
+    fitting = min(slope.largest(available), wanted - 1)
     if fitting >= 1:
-        return f"{start}lower distiller.classes_per_step to {min(fitting, wanted)}"
+        return f"{start}lower distiller.classes_per_step to {fitting}"
     batch = assembly.real_batch(settings)
     fewer = int(batch * available / max(1, slope.at(1)))
     if fewer >= 1:
