@@ -23,6 +23,7 @@ from geodm_lightning.reporting.tracking import wandb_tracker
 from geodm_lightning.run_folder import RunFolder
 from geodm_lightning.settings import check_settings, choose_accelerator, shortened
 from geodm_lightning.site import Site, open_site
+from geodm_lightning.stages.audit import audit
 from geodm_lightning.stages.distill import distill
 from geodm_lightning.stages.evaluate import evaluate
 from geodm_lightning.stages.imported import with_images_per_class
@@ -183,6 +184,7 @@ def run_seed(settings: dict[str, Any], data: RealDataModule, site: Site) -> Run:
         "distill": distill,
         "relabel": relabel,
         "evaluate": evaluate,
+        "audit": audit,
         "score": score,
         "report": report,
     }

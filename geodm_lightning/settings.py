@@ -11,7 +11,7 @@ import torch
 from geodm_lightning.audit.options import check_options
 from geodm_lightning.types import InputError
 
-STAGES = ("distill", "relabel", "evaluate", "score", "report")
+STAGES = ("distill", "relabel", "evaluate", "audit", "score", "report")
 BASELINES = ("random", "mosaic", "herding", "base", "control", "whole")
 
 

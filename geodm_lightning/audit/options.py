@@ -76,7 +76,8 @@ class AuditOptions:
         features: ``"trained"`` for a network trained on the real images, ``"random"``.
         max_steps: Cap on its training, None for none.
         neighbours: ``k`` of coverage and its kin.
-        real_per_class: Real images per class at most.
+        real_per_class: Real images per class at most, None for all; a copy of another one is
+            then not found.
         references: Random real sets of equal size beside a set.
         max_images: Images of a set at most whose nearest real images are looked for.
         shown: Nearest real images kept.
@@ -89,7 +90,7 @@ class AuditOptions:
     features: str
     max_steps: int | None
     neighbours: int
-    real_per_class: int
+    real_per_class: int | None
     references: int
     max_images: int
     shown: int
@@ -97,11 +98,13 @@ class AuditOptions:
 
     def __post_init__(self) -> None:
         _check_choice("audit.features", self.features, FEATURES)
-        least = {"neighbours": 1, "real_per_class": 3, "references": 2, "max_images": 1, "shown": 2}
+        least = {"neighbours": 1, "references": 2, "max_images": 1, "shown": 2}
         for name, smallest in least.items():
             _check_count(f"audit.{name}", getattr(self, name), least=smallest)
         if self.max_steps is not None:
             _check_count("audit.max_steps", self.max_steps)
+        if self.real_per_class is not None:
+            _check_count("audit.real_per_class", self.real_per_class, least=3)
         if not _is_number(self.copy) or not 0 < self.copy < 1:
             raise InputError(f"audit.copy must lie between 0 and 1, got {self.copy!r}")
 
