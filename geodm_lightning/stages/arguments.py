@@ -20,8 +20,8 @@ DECLARED = {
     name: f"distiller.{name}"
     for name in ("format", "space", "factor", "labels", "order", "zca", "experiment", "mean", "std")
 } | {"views": "distiller.views", "fkd_seed": "distiller.fkd_seed"}
-STAGES = "[distill,relabel,evaluate,report]"
-SCORED_STAGES = "[distill,relabel,evaluate,score,report]"
+STAGES = "[distill,relabel,evaluate,audit,report]"
+SCORED_STAGES = "[distill,relabel,evaluate,audit,score,report]"
 
 
 def overrides_of(arguments: list[str]) -> list[str]:
