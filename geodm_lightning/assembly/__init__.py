@@ -18,7 +18,7 @@ from geodm_lightning.assembly.networks import (
     trained_states,
 )
 from geodm_lightning.assembly.options import instantiate, num_iterations, real_batch
-from geodm_lightning.assembly.protocol import build_protocol
+from geodm_lightning.assembly.protocol import build_architectures, build_protocol
 from geodm_lightning.assembly.teachers import (
     build_pools,
     build_supervisions,
@@ -28,6 +28,7 @@ from geodm_lightning.assembly.teachers import (
 )
 
 __all__ = [
+    "build_architectures",
     "build_data",
     "build_distiller",
     "build_generator",

@@ -19,7 +19,7 @@ from geodm_lightning.assembly.generator import (
 from geodm_lightning.assembly.guides import ground_cost, surrogate_settings, transport_guidance
 from geodm_lightning.assembly.matching import build_matching
 from geodm_lightning.assembly.networks import network_builder
-from geodm_lightning.assembly.protocol import build_protocol
+from geodm_lightning.assembly.protocol import build_architectures, build_protocol
 from geodm_lightning.assembly.teachers import load_published, wanted_teachers
 from geodm_lightning.data.augment import augmentation_for
 from geodm_lightning.diffusion.codec import AutoencoderCodec, PixelCodec
@@ -44,9 +44,11 @@ def check_buildable(
     Raises:
         InputError: For the first part that cannot be built.
     """
-    protocol = build_protocol(settings, spec)
     generator = keyed_generator(settings["seed"], "check")
-    network_builder(settings["evaluation"]["student"], input_spec(protocol, spec))(generator)
+    for architecture in build_architectures(settings, spec):
+        protocol = architecture.protocol
+        network = {"name": protocol.network, **protocol.network_options}
+        network_builder(network, input_spec(protocol, spec))(generator)
     check_teachers(settings, spec)
     samples = settings["distiller"].get("kind") == "guided_diffusion"
     if samples:

@@ -46,13 +46,16 @@ def build_supervisions(settings: dict[str, Any]) -> list[Supervision]:
 def wanted_teachers(settings: dict[str, Any]) -> dict[str, int]:
     """Return how many teachers each kind of supervision asks, by that kind.
 
+    Labels that came with a set ask nobody.
+
     Raises:
         InputError: If the IPC lies below all that ``teachers.aligned`` lists.
     """
-    kinds = {s.teachers for s in build_supervisions(settings) if s.teachers is not None}
+    supervisions = build_supervisions(settings)
+    kinds = {s.teachers for s in supervisions if s.teachers not in (None, "own")}
     pool, listed = settings["teachers"]["pool"], settings["teachers"].get("aligned")
     counts: dict[str, int] = {}
-    for kind in sorted(kinds):
+    for kind in sorted(map(str, kinds)):
         aligned = {int(ipc): count for ipc, count in (listed or {}).items()}
         count = aligned_prefix(aligned, settings["ipc"]) if kind == "aligned" else len(pool)
         counts[kind] = min(count, len(pool))

@@ -14,6 +14,7 @@ from geodm_lightning.data.batches import Fetch, LabelledBatches, fetch_from_tabl
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.image_labels import ImageLabelBatches
+from geodm_lightning.evaluation.playback import PlayedBatches
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.views import (
     ViewBatches,
@@ -22,9 +23,9 @@ from geodm_lightning.evaluation.views import (
     view_recipe,
 )
 from geodm_lightning.labels.labeller import Labeller
-from geodm_lightning.labels.own import OwnLabels
+from geodm_lightning.labels.own import OwnLabels, PlayedLabels
 
-TrainingBatches: TypeAlias = LabelledBatches | ViewBatches | ImageLabelBatches
+TrainingBatches: TypeAlias = LabelledBatches | ViewBatches | ImageLabelBatches | PlayedBatches
 TEST_BATCH = 512  # images at most; decides memory only
 TEST_PIXELS = 2**22  # and pixels of them at most: 83 images of 224 px
 TRAINING_SAMPLE = 10_000  # most training images whose accuracy is told; evenly spaced
@@ -96,6 +97,9 @@ class EvaluationDataModule(lightning.LightningDataModule):
         )
         num_steps = num_training_steps(candidate, protocol)
         self._batches: TrainingBatches
+        if isinstance(labeller, PlayedLabels):
+            self._batches = PlayedBatches(candidate, labeller.views, num_steps=num_steps)
+            return
         if protocol.views is not None:
             self._batches = ViewBatches(
                 candidate,

@@ -1,10 +1,13 @@
-"""Soft labels that came with a set: one row of logits for every image."""
+"""Soft labels that came with a set: of its images, or of views that came with them."""
 
 from __future__ import annotations
 
 import hashlib
 
+import torch
 from torch import Tensor
+
+from geodm_lightning.labels.given import GivenViews
 
 
 class OwnLabels:
@@ -29,3 +32,30 @@ class OwnLabels:
         """Return what decides the labels: their digest."""
         values = self.table.detach().cpu().contiguous().numpy().tobytes()
         return f"own {hashlib.sha256(values).hexdigest()[:32]}"
+
+
+class PlayedLabels:
+    """Labels of views that were made elsewhere and are played back as they were.
+
+    Args:
+        views: The views with their labels.
+
+    Attributes:
+        views: Likewise.
+        num_classes: Number of logits ``K``.
+    """
+
+    def __init__(self, views: GivenViews) -> None:
+        self.views = views
+        self.num_classes = views.num_classes
+
+    def logits(self, epoch: int, indices: Tensor, images: Tensor) -> Tensor:
+        """Return the logits ``(n, K)`` of the given views of images ``indices`` in an epoch."""
+        batches = list(self.views.batches(epoch))
+        places = torch.cat([batch.indices for batch in batches]).argsort()
+        table = torch.cat([batch.logits for batch in batches])
+        return table[places[indices.cpu()]].float().to(images.device)
+
+    def identity(self) -> str:
+        """Return what decides views and labels: their digest."""
+        return f"given {self.views.digest()[:32]}"

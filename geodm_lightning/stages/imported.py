@@ -11,9 +11,12 @@ from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.distilled.storage import load_set
 from geodm_lightning.exchange.declaration import Declaration, Imported
 from geodm_lightning.exchange.reading import read_set
+from geodm_lightning.exchange.views import import_views
 from geodm_lightning.methods import Method, as_list, imports, methods_of
 from geodm_lightning.stages.run import CONSOLE, Run
 from geodm_lightning.types import DatasetSpec, InputError
+
+OWN = "own"  # folder of the labels that came with a set
 
 
 def with_images_per_class(settings: dict[str, Any], data: RealDataModule) -> dict[str, Any]:
@@ -86,6 +89,8 @@ def read(row: Method, path: Path, spec: DatasetSpec) -> Imported:
 def import_set(run: Run, row: Method) -> DistilledSet:
     """Read the set of a row for the seed of a run, and print what had to be inferred.
 
+    Views with labels that came with it are kept in the folder of the run's labels.
+
     Returns:
         The set under the row's name; its manifest says where it is from.
 
@@ -98,6 +103,9 @@ def import_set(run: Run, row: Method) -> DistilledSet:
         for warning in imported.warnings:
             line = f"warning: {row.label}: {warning}"
             CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
+        if imported.views is not None:
+            folder = run.folder.labels(row.key, OWN)
+            import_views(imported, folder, seed=row.settings["distiller"]["fkd_seed"])
     manifest = {
         **imported.distilled.manifest,
         "method": row.key,
