@@ -129,14 +129,14 @@ def class_of_folders(
     if all(NUMBERED.fullmatch(name) for name in names):
         classes = {name: int(name.removeprefix("new")) for name in names}
         return _complete(classes, spec), _numbered(spec)
-    if spec.num_classes not in (0, len(names)):
+    are_wordnet = all(WORDNET.fullmatch(name) for name in names)
+    if spec.num_classes not in (0, len(names)) or (are_wordnet and spec.name in IMAGENET_SUBSETS):
         raise InputError(
             f"{len(names)} class folders, such as {names[0]}, are not the {spec.num_classes} "
             f"classes of {spec.name}; use data=NAME of their data set or order=FOLDER,FOLDER,…"
         )
-    kind = "WordNet folders" if all(map(WORDNET.fullmatch, names)) else "folder names"
     warning = (
-        f"inferred order: {kind} are not {spec.name}'s class names, taken as sorted "
+        f"inferred order: folder names are not {spec.name}'s class names, taken as sorted "
         f"({names[0]} is class 0)"
     )
     return {name: index for index, name in enumerate(names)}, (warning,)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.distilled.storage import MANIFEST, class_hash, load_set, save_set
 from geodm_lightning.exchange.declaration import Declaration, Imported
 from geodm_lightning.types import DatasetSpec, InputError
+
+VIEWS = "views"  # folder of given views in that of a set which came with some
 
 
 def is_native(path: Path) -> bool:
@@ -50,6 +54,8 @@ def read_native(path: Path, spec: DatasetSpec, declared: Declaration) -> Importe
             f"the classes of {path} are not those of {spec.name} here, or in another order "
             f"({MANIFEST} lists them); use the same class folders"
         )
+    if (path / VIEWS).is_dir():
+        return Imported(distilled, views=path / VIEWS, order=torch.arange(len(distilled.images)))
     return Imported(distilled)
 
 

@@ -189,9 +189,9 @@ def _inferred(images: Tensor, spec: DatasetSpec) -> Settled:
     if fits and not _fits(images, UNCLAMPED):
         reason = f"pixels {_range(images)} are {_range(unit)} with {spec.name}'s mean and std"
         return Settled(unit, "normalised", (f"inferred space=normalised: {reason}",))
-    problem = "could be of either" if fits else "fit neither"
+    problem = "could be in either unit or" if fits else "are in neither unit nor"
     raise InputError(
-        f"pixels {_range(images)} {problem} unit or normalised range ({_range(unit)} with the "
+        f"pixels {_range(images)} {problem} normalised range ({_range(unit)} with the "
         f"constants of {spec.name}); declare space=unit, space=normalised (learned pixels may "
         "leave either), or space=zca zca=FILE"
     )

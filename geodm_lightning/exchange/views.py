@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from geodm_lightning.exchange.declaration import FKD_SEED, Imported
+from geodm_lightning.exchange.folders import Partial
 from geodm_lightning.exchange.safe import load_torch
-from geodm_lightning.labels.given import GivenBatch, GivenViews, Mix
+from geodm_lightning.labels.given import MANIFEST, GivenBatch, GivenViews, Mix
 from geodm_lightning.types import InputError
 
 CHANCE = 3.1  # standard deviations above chance that happen once in a thousand
@@ -53,6 +55,8 @@ def import_views(imported: Imported, folder: Path, *, seed: int = FKD_SEED) -> G
     """
     if imported.views is None or imported.order is None:
         raise InputError("the set came without FKD labels; name their folder by views=FOLDER")
+    if (imported.views / MANIFEST).is_file():
+        return _copied(imported.views, folder)
     epochs = count_epochs(imported.views)
     resolution = imported.distilled.images.shape[-1]
     first = _load(imported.views, 0, 0)
@@ -71,6 +75,14 @@ def import_views(imported: Imported, folder: Path, *, seed: int = FKD_SEED) -> G
         mix=mix,
         source=source,
     )
+
+
+def _copied(views: Path, folder: Path) -> GivenViews:
+    """Copy the views of a native set."""
+    GivenViews(views)
+    with Partial(folder) as partial:
+        shutil.copytree(views, partial, dirs_exist_ok=True)
+    return GivenViews(folder)
 
 
 def count_epochs(folder: Path) -> int:
