@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import resource
@@ -22,6 +23,13 @@ KNOBS = {
     "generation": "generator.batch_size",
     "relabel": "teachers.batch_size",
 }
+
+
+class HeapInformation(ctypes.Structure):
+    """``struct mallinfo2`` of glibc 2.33 and later."""
+
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
 
 
 class Slope(NamedTuple):
@@ -99,7 +107,16 @@ def available_bytes(device: torch.device) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         limits.append(soft - _status("VmSize"))
-    return max(0, min(limits))
+    return max(0, min(limits) + reusable_bytes())
+
+
+def reusable_bytes() -> int:
+    """Return the freed memory that glibc has kept for this process; 0 under another C library."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        return 0
+    libc.mallinfo2.restype = HeapInformation
+    return int(libc.mallinfo2().fordblks)
 
 
 def resident_bytes() -> int:
