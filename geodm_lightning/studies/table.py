@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.table import Table as Grid
-from rich.text import Text
 
-from geodm_lightning.studies.launch import (
-    LOG,
-    Job,
-    launch,
-    run_command_line,
-    slots,
-    visible_gpus,
-)
+from geodm_lightning.files import write_json, write_text
+from geodm_lightning.reporting.latex import study_to_latex
+from geodm_lightning.reporting.study import Study
+from geodm_lightning.reporting.study_figure import study_figure
+from geodm_lightning.reporting.study_json import as_json
+from geodm_lightning.reporting.study_page import write_study
+from geodm_lightning.reporting.study_text import study_to_markdown, study_to_terminal
+from geodm_lightning.reporting.theme import save_png
+from geodm_lightning.studies.reproduce import reproduce
 from geodm_lightning.studies.table_plan import Plan, read_plan
-from geodm_lightning.studies.table_state import DONE, REFUSED, RunState
-
-CONSOLE = Console(highlight=False, soft_wrap=True)
-FAILED = 1
+from geodm_lightning.studies.table_run import (
+    CONSOLE,
+    FAILED,
+    print_cells,
+    run_missing,
+    tell_failures,
+)
+from geodm_lightning.studies.table_study import build_study, configurations_of, sets_of
 
 
 def make_table(config: DictConfig) -> int:
@@ -32,7 +33,7 @@ def make_table(config: DictConfig) -> int:
         config: Composed ``configs/table.yaml``.
 
     Returns:
-        Exit code: 0, or 1 where a run failed or was refused.
+        Exit code: 0, or 1 where a run failed or was refused, or a cell is not reproduced.
 
     Raises:
         InputError: If a value cannot be used or names what the table does not have; raised before
@@ -43,59 +44,40 @@ def make_table(config: DictConfig) -> int:
     if plan.options["list"]:
         print_cells(plan)
         return 0
+    if plan.options["reproduce"] is not None:
+        return reproduce(plan)
     failures = run_missing(plan) if plan.options["run"] else []
-    for line in failures:
-        print(f"error: {line}", file=sys.stderr)
-    return FAILED if failures else 0
+    write_table(plan)
+    return FAILED if tell_failures(failures) else 0
 
 
-def run_missing(plan: Plan) -> list[str]:
-    """Run what is missing of a table, finished runs and students left as they are.
+def write_table(plan: Plan) -> Study:
+    """Write a table as markdown, LaTeX, JSON, figure and page, and print it.
 
     Returns:
-        A line for every run that was refused or failed.
+        The table as it was written.
 
     Raises:
-        InputError: If the settings of a run cannot be used; raised before any is started.
+        InputError: If a file cannot be written.
     """
-    chosen = [r for r in plan.runs if r.name in (plan.options["only"] or [r.name])]
-    states = [plan.state_of(run) for run in chosen]
-    refused = [f"{s.run.name} is refused: {s.reason}" for s in states if s.state == REFUSED]
-    missing = [s for s in states if s.state not in (DONE, REFUSED)]
-    for state in missing:
-        plan.settings_of(state.run)
-    jobs = [_job_of(plan, state) for state in missing]
-    places = slots(plan.options["jobs"], devices=visible_gpus())
-    outcomes = launch(jobs, environments=places, tell=CONSOLE.print)
-    failed = [
-        f"{outcome.name} failed with exit code {outcome.code}: {outcome.line}"
-        for outcome in outcomes
-        if outcome.code
-    ]
-    return [*refused, *failed]
-
-
-def _job_of(plan: Plan, state: RunState) -> Job:
-    command = run_command_line(plan.overrides_of(state.run), launcher=plan.options["launcher"])
-    return Job(state.run.name, command, state.folder / LOG)
-
-
-def print_cells(plan: Plan) -> None:
-    """Print the cells of a table and its runs with their state; nothing is started."""
-    states = {run.name: plan.state_of(run) for run in plan.runs}
-    cells = Grid(title=Text(plan.table.title), title_justify="left")
-    for heading in ("Cell", "Run", "State", "Published"):
-        cells.add_column(heading, overflow="fold")
-    for run in plan.runs:
-        for cell in run.cells:
-            state = states[run.name]
-            there = DONE if cell.result in state.results and state.state != DONE else state.state
-            published = "–" if cell.published is None else f"{cell.published.value:g}"
-            cells.add_row(*map(Text, (cell.key, run.name, there, published)))
-    CONSOLE.print(cells)
-    for state in states.values():
-        reason = "" if state.state == DONE else f" ({state.reason})" if state.reason else ""
-        CONSOLE.print(Text(f"{state.run.name}: {state.state}{reason}"))
+    states = [plan.state_of(run, strict=plan.options["run"]) for run in plan.runs]
+    study = build_study(plan.table, states)
+    folder = plan.output
+    write_text(folder / "table.md", study_to_markdown(study))
+    write_text(folder / "table.tex", study_to_latex(study))
+    write_json(folder / "table.json", as_json(study))
+    figure = study_figure(study)
+    if figure is not None:
+        save_png(figure, folder / "table.png")
+    write_study(
+        folder / "table.html",
+        study,
+        sets=sets_of(states),
+        configurations=configurations_of(states),
+    )
+    CONSOLE.print(study_to_terminal(study))
+    CONSOLE.print(f"table: {folder / 'table.html'}")
+    return study
 
 
 def _name_of_table() -> str:

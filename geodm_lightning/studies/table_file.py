@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from geodm_lightning.studies.cells import Column, Group, Published, Row, Table, planned_runs
+from geodm_lightning.studies.cells import Column, Group, Published, Row, Table
+from geodm_lightning.studies.table_runs import planned_runs
 from geodm_lightning.types import InputError
 
 MEASURES = ("accuracy", "seconds", "memory")

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from geodm_lightning.studies.cells import PlannedRun, Table, planned_runs
+from geodm_lightning.studies.cells import Table
 from geodm_lightning.studies.table_file import read_table
+from geodm_lightning.studies.table_runs import PlannedRun, planned_runs
 from geodm_lightning.studies.table_state import RunState, read_run, run_settings
 from geodm_lightning.types import InputError
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geodm_lightning.command_line import CONFIGS
-from geodm_lightning.evaluation.result import EvaluationResult, load_results
 from geodm_lightning.evaluation.merging import merge_results
+from geodm_lightning.evaluation.result import EvaluationResult, load_results
+from geodm_lightning.pipeline import without_held_out
 from geodm_lightning.run_folder import RunFolder
 from geodm_lightning.settings import check_settings, shortened
-from geodm_lightning.studies.cells import PlannedRun
+from geodm_lightning.studies.table_runs import PlannedRun
 from geodm_lightning.types import InputError
 
 DONE, PARTIAL, MISSING, REFUSED = "done", "partial", "missing", "refused"
@@ -54,7 +55,7 @@ def run_settings(run: PlannedRun, *, overrides: Sequence[str] = ()) -> dict[str,
         check_settings(values)
     except (HydraException, InputError) as error:
         raise InputError(f"run {run.name}: {error}") from error
-    return shortened(values)
+    return without_held_out(shortened(values))
 
 
 def compose_config(overrides: Sequence[str]) -> Any:

@@ -1,0 +1,80 @@
+"""Tables of many runs as markdown and on a terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from geodm_lightning.reporting.study import Study
+from geodm_lightning.reporting.study_lines import (
+    COST_HEADINGS,
+    DETAIL_HEADINGS,
+    GridLine,
+    cost_rows,
+    detail_rows,
+    grid,
+    study_notes,
+)
+from geodm_lightning.reporting.tables import markdown_lines
+
+MARKDOWN = "\\|*_`<[]"
+
+
+def study_to_markdown(study: Study) -> str:
+    """Return a table of many runs as GitHub markdown: grid, notes, every cell, cost."""
+    headings = ["Method", *(f"{column.dataset} {column.label}" for column in study.columns)]
+    lines = [
+        f"# {_escape(study.title)}",
+        "",
+        *markdown_lines([_escape(h) for h in headings], [_row(line) for line in grid(study)]),
+        "",
+        *(f"- {_escape(note)}" for note in study_notes(study)),
+        "",
+        *_part("Every cell", DETAIL_HEADINGS, detail_rows(study)),
+        *_part("Cost", COST_HEADINGS, cost_rows(study)),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _part(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return []
+    escaped = [[_escape(cell) for cell in row] for row in rows]
+    return [f"## {title}", "", *markdown_lines([_escape(h) for h in headings], escaped), ""]
+
+
+def _row(line: GridLine) -> list[str]:
+    if line.kind == "group":
+        return [f"**{_escape(line.label)}**"]
+    label = _escape(line.label) if line.kind == "ours" else f"&nbsp;&nbsp;{_escape(line.label)}"
+    best = line.best or (False,) * len(line.cells)
+    return [
+        label,
+        *(
+            f"**{_escape(cell)}**" if leads else _escape(cell)
+            for cell, leads in zip(line.cells, best, strict=True)
+        ),
+    ]
+
+
+def study_to_terminal(study: Study) -> Table:
+    """Return the grid of a table of many runs for rich to print."""
+    table = Table(title=Text(study.title), title_justify="left")
+    table.add_column("Method")
+    for column in study.columns:
+        table.add_column(Text(f"{column.dataset} {column.label}"), justify="right")
+    for line in grid(study):
+        style = {"group": "bold", "published": "dim"}.get(line.kind, "")
+        best = line.best or (False,) * len(line.cells)
+        cells = [
+            Text(cell, style="bold" if leads else "")
+            for cell, leads in zip(line.cells, best, strict=True)
+        ]
+        table.add_row(Text(line.label), *cells, style=style)
+    return table
+
+
+def _escape(text: str) -> str:
+    for character in MARKDOWN:
+        text = text.replace(character, f"\\{character}")
+    return text.replace("\n", " ")
