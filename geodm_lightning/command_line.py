@@ -36,21 +36,50 @@ def run_command(main: Callable[[], object]) -> None:
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
-        main()
+        with explain_mistakes():
+            main()
     except (HydraException, OmegaConfBaseException) as error:
         _exit_with(_explain(error))
 
 
 @contextmanager
 def explain_mistakes() -> Iterator[None]:
-    """Print a mistake of the caller as one line and exit with 2, inside a Hydra job."""
+    """Print a mistake of the caller as one line and exit with 2, inside a Hydra job.
+
+    In a job of a multirun it is raised instead, as the other jobs go on.
+    """
     try:
         yield
     except InputError as error:
+        if is_one_of_many():
+            raise
         _exit_with(str(error))
     except KeyboardInterrupt:
+        if is_one_of_many():
+            raise
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as ending:
+        if is_one_of_many() and ending.code:
+            raise InputError(f"a process of this run ended with code {ending.code}") from ending
+        raise
+
+
+def is_one_of_many() -> bool:
+    """Whether this code runs inside a job of a Hydra multirun."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def job_command() -> list[str]:
+    """Return the script and the arguments that compose the configuration of this job."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not is_one_of_many():
+        return list(sys.argv)
+    return [sys.argv[0], *HydraConfig.get().overrides.task]
 
 
 def register_resolvers() -> None:
