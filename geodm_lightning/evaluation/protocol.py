@@ -235,6 +235,10 @@ class Protocol:
         """Return :meth:`digest` without the whole-set budget, which no distilled set sees."""
         return self._digest_without("num_students", "whole_steps")
 
+    def recipe_digest(self) -> str:
+        """Return :meth:`comparison_digest` without the network: one recipe, any architecture."""
+        return self._digest_without("num_students", "whole_steps", "network", "network_options")
+
     def _digest_without(self, *left_out: str) -> str:
         values = {key: value for key, value in self.to_dict().items() if key not in left_out}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -142,10 +142,11 @@ class EvaluationResult:
 
         Students of one set share its images, so where there are several sets the unit is the
         seed, whose sets differ. Of a single set the unit is the student, and the interval tells
-        nothing of what another set of that method would reach.
+        nothing of what another set of that method would reach. Ends outside [0, 1] are cut off.
         """
         units = self.seed_means.values() if self.num_sets > 1 else self.accuracies
-        return t_interval(list(units), level=level)
+        interval = t_interval(list(units), level=level)
+        return None if interval is None else Interval(max(0.0, interval[0]), min(1.0, interval[1]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields and the numbers derived from them as JSON values."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from geodm_lightning.evaluation.result import EvaluationResult
 from geodm_lightning.reporting.figures import WIDTH, shorten
-from geodm_lightning.reporting.notes import supervisions_of
+from geodm_lightning.reporting.notes import columns_of
 from geodm_lightning.reporting.theme import (
     FONT_SIZE,
     LIGHT,
@@ -30,7 +30,8 @@ def accuracy_bars(results: Sequence[EvaluationResult], *, theme: Theme = LIGHT) 
 
     Args:
         results: Results in the order of the rows, from top to bottom. Where students learned from
-            several things, the bars of a set stand together, coloured by what they learned from.
+            several things, or are of several architectures, the bars of a set stand together,
+            coloured by that.
         theme: Colours.
 
     Raises:
@@ -38,11 +39,12 @@ def accuracy_bars(results: Sequence[EvaluationResult], *, theme: Theme = LIGHT) 
     """
     if not results:
         raise InputError("no results to draw; evaluate a set first")
-    supervisions = supervisions_of(results)
-    is_grid = len(supervisions) > 1
+    columns = columns_of(results)
+    is_grid = len(columns) > 1
     groups: dict[str, list[EvaluationResult]] = {}
     for result in results:
-        groups.setdefault(result.method if is_grid else result.key, []).append(result)
+        row = f"{result.method}/{columns[0].row_label(result)}" if is_grid else result.key
+        groups.setdefault(row, []).append(result)
     rows = [(group, result) for group, members in groups.items() for result in members]
     gap = GAP if is_grid else 0.0
     order = list(groups)
@@ -50,26 +52,27 @@ def accuracy_bars(results: Sequence[EvaluationResult], *, theme: Theme = LIGHT) 
     figure = new_figure(theme, width=WIDTH, height=0.55 + 0.48 * (places[-1] + 1 + gap))
     axes = figure.add_subplot()
     style_axes(axes, theme, grid="x")
-    for i, supervision in enumerate(supervisions):
+    for i, column in enumerate(columns):
         own = [
             (place, result)
             for place, (_, result) in zip(places, rows, strict=True)
-            if result.supervision == supervision
+            if column.holds(result)
         ]
         colour = theme.colours[i % len(theme.colours)]
-        _draw(axes, own, colour=colour, theme=theme, label=supervision.label if is_grid else None)
+        _draw(axes, own, colour=colour, theme=theme, label=column.label if is_grid else None)
     middles = [
         float(np.mean([p for p, (own, _) in zip(places, rows, strict=True) if own == group]))
         for group in order
     ]
-    axes.set_yticks(middles, [shorten(group[0].label, 22) for group in groups.values()])
+    labels = [shorten(columns[0].row_label(group[0]), 22) for group in groups.values()]
+    axes.set_yticks(middles, labels)
     axes.tick_params(axis="y", labelcolor=theme.ink, labelsize=FONT_SIZE)
     axes.spines["left"].set_visible(False)
     axes.invert_yaxis()
     axes.set_xlim(0.0, 1.22 * max(*(100 * (r.mean + (r.std or 0.0)) for r in results), 1.0))
     axes.set_xlabel("test accuracy after the last epoch, %")
     if is_grid:
-        add_legend(axes, theme, columns=min(3, len(supervisions)))
+        add_legend(axes, theme, columns=min(3, len(columns)))
     return figure
 
 

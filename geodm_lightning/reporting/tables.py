@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from geodm_lightning.evaluation.result import EvaluationResult
-from geodm_lightning.reporting.notes import describe_protocol, notes, supervisions_of
+from geodm_lightning.reporting.notes import columns_of, describe_protocol, notes
 from geodm_lightning.types import InputError
 
 HEADINGS = ("Method", "Images per class", "Accuracy, %", "Students", "Seeds")
@@ -36,7 +36,8 @@ class ResultTable(NamedTuple):
         title: Data set of the table.
         headings: Of the columns.
         rows: One row of cells per result, in the given order; in a grid one per set, with a
-            column for everything that students learned from.
+            column for everything that students learned from, or for every architecture: the
+            rows then tell what students learned from.
         notes: Protocol, supervision, repetitions and share of the published schedule.
     """
 
@@ -47,11 +48,11 @@ class ResultTable(NamedTuple):
 
 
 def build_table(results: Sequence[EvaluationResult]) -> ResultTable:
-    """Put results into one table, a grid where students learned from several things.
+    """Put results into one table: a grid for several supervisions or architectures.
 
     Args:
-        results: Results on one data set under one protocol; only the whole-set budget, which
-            distilled sets never see, may differ.
+        results: Results on one data set under one protocol; only the network and the whole-set
+            budget, which distilled sets never see, may differ.
 
     Returns:
         The table.
@@ -68,13 +69,20 @@ def build_table(results: Sequence[EvaluationResult]) -> ResultTable:
                 f"{first.label} is on {first.dataset}, {result.label} on {result.dataset}; "
                 "make one table per data set"
             )
-        if result.protocol.comparison_digest() != first.protocol.comparison_digest():
+        if result.tested_on != first.tested_on:
+            raise InputError(
+                f"{first.label} was tested on {first.tested_on} images, {result.label} on "
+                f"{result.tested_on} images; make one table for each"
+            )
+        like = next(r for r in results if r.architecture == result.architecture).protocol
+        alike = like.comparison_digest() == result.protocol.comparison_digest()
+        if not alike or like.recipe_digest() != first.protocol.recipe_digest():
             raise InputError(
                 f"{first.label} was judged under protocol {describe_protocol(first.protocol)}, "
                 f"{result.label} under {describe_protocol(result.protocol)}; "
                 "evaluate both under one protocol"
             )
-    if len(supervisions_of(results)) > 1:
+    if len(columns_of(results)) > 1:
         return _grid(results)
     rows = tuple(_row(result) for result in results)
     return ResultTable(title=first.dataset, headings=HEADINGS, rows=rows, notes=notes(results))
@@ -96,17 +104,18 @@ def _row(result: EvaluationResult) -> tuple[str, ...]:
 
 
 def _grid(results: Sequence[EvaluationResult]) -> ResultTable:
-    """One row per set, one column per supervision, a dash where nobody was taught."""
-    supervisions = supervisions_of(results)
-    labels = tuple(supervision.label for supervision in supervisions)
+    """One row per set, one column per supervision or architecture, a dash where nobody learned."""
+    columns = columns_of(results)
+    labels = tuple(column.label for column in columns)
     if len(set(labels)) < len(labels):
-        raise InputError(f"two supervisions have one label in {', '.join(labels)}; rename one")
+        raise InputError(f"two columns have one label in {', '.join(labels)}; rename one")
     cells: dict[tuple[str, str, str], dict[str, EvaluationResult]] = {}
     for result in results:
-        row = cells.setdefault((result.method, result.label, _ipc(result)), {})
-        if result.supervision.label in row:
+        column = next(column for column in columns if column.holds(result))
+        row = cells.setdefault((result.method, column.row_label(result), _ipc(result)), {})
+        if column.label in row:
             raise InputError(f"{result.full_label} is there twice; merge its seeds first")
-        row[result.supervision.label] = result
+        row[column.label] = result
     rows = [
         (label, ipc, *(percent(row[s].mean, row[s].std) if s in row else "–" for s in labels))
         for (_, label, ipc), row in cells.items()

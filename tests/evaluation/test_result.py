@@ -5,8 +5,10 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from geodm_lightning.evaluation.interval import t_interval
 from geodm_lightning.evaluation.merging import merge_results
 from geodm_lightning.evaluation.result import load_results, one_per_set, save_results
 from geodm_lightning.evaluation.supervision import Supervision
@@ -37,6 +39,46 @@ def test_merging_seeds_by_hand(make_result):
     assert merged.provenance == {"0": {"host": "machine 0"}, "1": {"host": "machine 1"}}
 
 
+def test_interval_covers_the_mean_as_often_as_it_says():
+    """Of intervals of normal draws 95 in 100 hold the true mean, within four deviations."""
+    draws = np.random.default_rng(0).normal(0.5, 0.02, size=(4000, 4))
+    held = sum(low <= 0.5 <= high for low, high in map(t_interval, draws.tolist()))
+    assert abs(held / 4000 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 4000)
+
+
+def test_interval_is_over_sets_or_over_the_students_of_one(make_result):
+    one = make_result(0.5, 0.6, 0.7)
+    assert one.interval() == pytest.approx(
+        (0.6 - 4.302653 * 0.1 / math.sqrt(3), 0.6 + 4.302653 * 0.1 / math.sqrt(3)), abs=1e-6
+    )
+    again = make_result(0.4, seed=1)
+    same_set = replace(again, students=(replace(again.students[0], set_digest="set0"),))
+    together = merge_results([one, same_set])
+    assert together.num_sets == 1
+    assert together.interval() == pytest.approx(t_interval([0.5, 0.6, 0.7, 0.4]))
+    apart = merge_results([one, again])
+    assert apart.num_sets == 2
+    assert apart.interval(0.5) == pytest.approx((0.4, 0.6))  # t of one degree: tan(pi/4) = 1
+    assert apart.interval() == (0.0, 1.0)  # an accuracy lies there anyway
+    assert make_result(0.5).interval() is None
+    with pytest.raises(InputError, match=r"inside \(0, 1\), got 95"):
+        one.interval(95)
+
+
+def test_architecture_is_part_of_the_key_and_is_kept(tmp_path, make_result):
+    own, vit = make_result(0.5), make_result(0.4, architecture="vit", architecture_label="ViT")
+    taught = make_result(0.4, architecture="vit", supervision=LIA)
+    assert [r.key for r in (own, vit, taught)] == ["geodm", "geodm@vit", "geodm/lia@vit"]
+    assert (vit.full_label, taught.full_label) == ("GeoDM · ViT", "GeoDM · LIA · vit")
+    path = save_results(tmp_path / "results.json", [own, vit])
+    assert load_results(path) == [own, vit]
+    values = json.loads(path.read_text())
+    for name in ("architecture", "architecture_label"):
+        del values[0][name]
+    path.write_text(json.dumps(values))
+    assert load_results(path)[0] == own  # written before there were architectures
+
+
 def test_order_of_merging_does_not_matter(make_result):
     first, second = make_result(0.5, 0.7), make_result(0.8, seed=1)
     assert merge_results([first, second]).students == merge_results([second, first]).students
@@ -57,6 +99,7 @@ def test_merging_one_result_changes_nothing(make_result):
         {"schedule_share": 1.0},
         {"supervision": LIA},
         {"teachers": ("a",)},
+        {"architecture": "vit"},
     ],
 )
 def test_refuses_to_merge_what_differs(make_result, changes):

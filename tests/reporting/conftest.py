@@ -37,7 +37,7 @@ def make_result() -> Callable[..., EvaluationResult]:
 
     def make(label: str, *accuracies: float, seed: int = 0, **changes: Any) -> EvaluationResult:
         students = tuple(
-            StudentResult(seed, index, "set", accuracy, 0.5, 1.0, 100, 2.5, 5066)
+            StudentResult(seed, index, f"set{seed}", accuracy, 0.5, 1.0, 100, 2.5, 5066)
             for index, accuracy in enumerate(accuracies)
         )
         fields: dict[str, Any] = {

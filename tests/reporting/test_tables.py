@@ -145,6 +145,61 @@ def test_grid_tells_the_spread_of_seeds_by_column(make_result):
     assert expected in build_table(results).notes
 
 
+@pytest.fixture
+def judged(make_result, protocol):
+    """Two sets under two architectures, one of them under two supervisions as well."""
+    other = {
+        "protocol": replace(protocol, network="vit", network_options={}),
+        "architecture": "vit",
+        "architecture_label": "ViT",
+    }
+    return [
+        make_result("DM", 0.5, 0.7),
+        make_result("DM", 0.4, **other),
+        make_result("OTG", 0.6),
+        make_result("OTG", 0.7, supervision=LIA, teachers=("a",)),
+        make_result("OTG", 0.8, supervision=LIA, teachers=("a",), **other),
+    ]
+
+
+def test_architectures_are_the_columns_and_supervisions_the_rows(judged):
+    table = build_table(judged)
+    assert table.headings == ("Method", "Images per class", "convnet, %", "ViT, %")
+    assert table.rows == (
+        ("DM", "10", "60.0 ± 14.1", "40.0"),
+        ("OTG", "10", "60.0", "–"),
+        ("OTG · LIA", "10", "70.0", "80.0"),
+    )
+    assert "Other architectures under the same protocol: ViT is vit." in table.notes
+
+
+def test_another_network_is_another_architecture_or_another_protocol(judged, make_result):
+    """The network may differ between architectures only, every other number nowhere."""
+    unnamed = replace(judged[1], architecture="", architecture_label="", method="X", label="X")
+    with pytest.raises(InputError, match="evaluate both under one protocol"):
+        build_table([judged[0], unnamed])
+    longer = replace(judged[1], protocol=replace(judged[1].protocol, epochs=26))
+    with pytest.raises(InputError, match="evaluate both under one protocol"):
+        build_table([judged[0], longer])
+
+
+def test_intervals_are_over_sets_where_there_are_several(make_result):
+    """One set: over its students. Several: over the means of the seeds, whatever the students."""
+    one = make_result("DM", 0.5, 0.6, 0.7)
+    several = merge_results([make_result("GeoDM", 0.5, 0.6), make_result("GeoDM", 0.54, seed=1)])
+    notes = build_table([one, several]).notes
+    # 60 ± 4.3027 · 10 / sqrt(3); 54.5 ± 12.706 · 0.70711 / sqrt(2)
+    assert any("over the students of one set" in n and "DM 35.2 to 84.8." in n for n in notes)
+    assert any("over the sets of the seeds: GeoDM 48.1 to 60.9." in note for note in notes)
+    assert not any("intervals" in note for note in build_table([make_result("DM", 0.5)]).notes)
+
+
+def test_validation_and_test_images_stand_in_no_one_table(make_result):
+    held_out = make_result("GeoDM", 0.5, provenance={"tested_on": "validation"})
+    with pytest.raises(InputError, match="DM was tested on test images, GeoDM on validation"):
+        build_table([make_result("DM", 0.5), held_out])
+
+
 def test_one_supervision_is_a_plain_table_that_names_it(make_result):
     table = build_table([make_result("DM", 0.5, supervision=LIA, teachers=("a",))])
     assert table.rows == (("DM", "10", "50.0", "1", "1"),)
@@ -169,7 +224,7 @@ def test_grid_refuses_one_cell_twice_and_columns_of_one_name(make_result, taught
     with pytest.raises(InputError, match="OTG · LIA is there twice; merge its seeds first"):
         build_table([*taught, make_result("OTG", 0.1, supervision=LIA)])
     twin = make_result("OTG", 0.1, supervision=replace(OTM, label="LIA"))
-    with pytest.raises(InputError, match="two supervisions have one label in Hard labels, LIA"):
+    with pytest.raises(InputError, match="two columns have one label in Hard labels, LIA"):
         build_table([*taught, twin])
 
 
