@@ -1,4 +1,4 @@
-"""A network by name: the ConvNets and ResNets of the literature, or any model of timm."""
+"""A network by name: those of the distillation literature, or any model of timm."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geodm_lightning.networks.alexnet import AlexNet
 from geodm_lightning.networks.convnet import DEPTHS, ConvNet
 from geodm_lightning.networks.network import Network
 from geodm_lightning.networks.resnet import ResNet
+from geodm_lightning.networks.vgg import VGG
+from geodm_lightning.networks.vit import ViT
 from geodm_lightning.types import InputError
 
 RESNETS: Mapping[str, Mapping[str, Any]] = {
     "resnet_ap10": {"depth": 10, "shrink": "average"},
     "resnet18_in": {"depth": 18, "shrink": "stride"},
 }
-OWN_NAMES = ("convnet", *(f"convnet_d{depth}" for depth in DEPTHS), *RESNETS)
+CONVNETS = ("convnet", *(f"convnet_d{depth}" for depth in DEPTHS))
+OTHERS: Mapping[str, tuple[type[Network], tuple[str, ...]]] = {  # with their options
+    "alexnet": (AlexNet, ()),
+    "vgg11_in": (VGG, ()),
+    "vit": (ViT, ("depth", "width", "patch")),
+}
+OWN_NAMES = (*CONVNETS, *RESNETS, *OTHERS)
 
 
 def build_network(
@@ -35,13 +44,14 @@ def build_network(
 
     Args:
         name: ``convnet`` (depth fits the resolution), ``convnet_d3`` to ``_d6``, ``resnet_ap10``
-            and ``resnet18_in`` (instance norm), or any timm name.
+            and ``resnet18_in`` (instance norm), ``alexnet``, ``vgg11_in`` (instance norm),
+            ``vit`` (patches fit the resolution), or any timm name.
         num_classes: Number of logits.
         channels: Colour channels of the images.
         resolution: Height and width of the images in pixels.
         generator: Source of the weights; no other randomness is read or changed.
         options: Passed to :class:`ConvNet` (``depth``, ``width``), to :class:`ResNet`
-            (``width``) or to the timm model.
+            (``width``), to :class:`ViT` (``depth``, ``width``, ``patch``) or to the timm model.
 
     Returns:
         A network on the CPU, in train mode.
@@ -66,6 +76,10 @@ def build_network(
     if name in RESNETS:
         _check_options(options, "ResNet", ("width",))
         return ResNet(**shape, generator=generator, **RESNETS[name], **options)
+    if name in OTHERS:
+        kind, valid = OTHERS[name]
+        _check_options(options, kind.__name__, valid)
+        return kind(**shape, generator=generator, **options)
     if match := re.fullmatch(r"convnet_d(\d)", name):
         options = {"depth": int(match[1]), **options}
     _check_options(options, "ConvNet", ("depth", "width"))
@@ -74,7 +88,8 @@ def build_network(
 
 def _check_options(options: dict[str, Any], kind: str, valid: tuple[str, ...]) -> None:
     if unknown := set(options) - set(valid):
-        raise InputError(f"unknown {kind} option {min(unknown)!r}; valid: {', '.join(valid)}")
+        known = ", ".join(valid) or "none"
+        raise InputError(f"unknown {kind} option {min(unknown)!r}; valid: {known}")
 
 
 class TimmNetwork(Network):

@@ -16,6 +16,7 @@ from geodm_lightning.methods import Method, as_list, imports, methods_of
 from geodm_lightning.stages.run import CONSOLE, Run
 from geodm_lightning.types import DatasetSpec, InputError
 
+PLAIN = ("format", "space", "factor", "labels", "experiment")
 OWN = "own"  # folder of the labels that came with a set
 
 
@@ -79,10 +80,10 @@ def read(row: Method, path: Path, spec: DatasetSpec) -> Imported:
         InputError: If it cannot be read, or does not fit the data set or what is declared.
     """
     options = row.settings["distiller"]
-    values = {name: options[name] for name in ("format", "space", "factor", "labels", "experiment")}
-    sequences = {name: options[name] and tuple(options[name]) for name in ("order", "mean", "std")}
-    paths = {name: options[name] and Path(options[name]) for name in ("zca", "views")}
-    declared = Declaration(**values, **sequences, **paths, seed=options["fkd_seed"])
+    values: dict[str, Any] = {name: options[name] for name in PLAIN}
+    values |= {name: options[name] and tuple(options[name]) for name in ("order", "mean", "std")}
+    values |= {name: options[name] and Path(options[name]) for name in ("zca", "views")}
+    declared = Declaration(**values, seed=options["fkd_seed"])
     return read_set(path, spec=spec, declared=declared)
 
 
