@@ -190,8 +190,8 @@ def run_seed(settings: dict[str, Any], data: RealDataModule, site: Site) -> Run:
     }
     with wandb_loggers(run) as loggers:
         for name in settings["stages"]:
-            with explained(name, partial(memory_advice, run, name)):
-                stages[name](run._replace(loggers=loggers))
+            work = partial(stages[name], run._replace(loggers=loggers))
+            explained(name, work, partial(memory_advice, run, name))
         accuracy = accuracy_of(settings, [run.seed])
         if accuracy is not None:
             for logger in loggers:

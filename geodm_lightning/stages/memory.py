@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import resource
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,19 +140,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
-@contextmanager
-def explained(stage: str, advise: Callable[[], str]) -> Iterator[None]:
-    """Turn running out of memory into one line that names the setting to lower.
+def explained(stage: str, work: Callable[[], object], advise: Callable[[], str]) -> None:
+    """Do some work; where memory runs out, say in one line which setting to lower.
 
     Args:
-        stage: What was under way.
-        advise: Told after everything of the block is freed; says what to lower, and to what.
+        stage: What is under way.
+        work: Done once.
+        advise: Told after everything that the work held is freed; says what to lower, to what.
 
     Raises:
         InputError: In place of the error.
     """
     try:
-        yield
+        work()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -166,8 +167,9 @@ def explained(stage: str, advise: Callable[[], str]) -> Iterator[None]:
 
 
 def _forget(error: BaseException | None) -> None:
-    """Let go of the frames that an exception keeps alive, and of all they hold."""
+    """Let go of all that the frames hold which an exception keeps alive."""
     while error is not None:
+        traceback.clear_frames(error.__traceback__)
         error.__traceback__ = None
         error = error.__context__
 

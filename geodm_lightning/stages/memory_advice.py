@@ -5,9 +5,10 @@ from __future__ import annotations
 from geodm_lightning import assembly
 from geodm_lightning.distilled.storage import is_complete
 from geodm_lightning.methods import Method
+from geodm_lightning.site import Site
 from geodm_lightning.stages.memory import RESERVE, available_bytes, is_out_of_memory
 from geodm_lightning.stages.probe import Alone
-from geodm_lightning.stages.probe_sets import advice_of, matching_slope
+from geodm_lightning.stages.probe_sets import advice_of, classes_at_once, matching_slope
 from geodm_lightning.stages.run import Run
 
 # Where no line is measured: the settings that memory grows with, and what else they change.
@@ -52,8 +53,7 @@ def is_waiting(run: Run, method: Method) -> bool:
 
 def matching_advice(run: Run) -> str:
     """Measure what one and two classes at once need, and say how many fit."""
-    options = run.settings["distiller"]
-    site = run.site._replace(processes=Alone(*run.site.processes))
+    site = Site(run.site.device, run.site.precision, Alone(*run.site.processes))
     try:
         real = assembly.build_real_features(run.settings, run.data, site)
         distiller = assembly.build_distiller(run.settings, run.data, site, real)
@@ -65,12 +65,8 @@ def matching_advice(run: Run) -> str:
             "not even one class at once fits: lower distiller.real_batch, "
             f"{assembly.real_batch(run.settings)} now, with distiller.classes_per_step=1"
         )
-    return advice_of(
-        run.settings,
-        slope,
-        options["classes_per_step"],
-        round(RESERVE * available_bytes(site.device)),
-    )
+    available = round(RESERVE * available_bytes(site.device))
+    return advice_of(run.settings, slope, classes_at_once(distiller), available)
 
 
 def look_up(settings: dict[str, object], key: str) -> object:

@@ -16,17 +16,16 @@ from geodm_lightning.evaluation.views import view_recipe
 from geodm_lightning.labels.pool import TeacherPool
 from geodm_lightning.stages.memory import available_bytes, fitting_batch, resident_bytes, traced
 from geodm_lightning.stages.probe import Alone, ProbeSite, Work, one_training
-from geodm_lightning.stages.probe_students import Row
+from geodm_lightning.stages.probe_students import Row, rows_of
 from geodm_lightning.stages.relabel import MOST_ASKED
 from geodm_lightning.stages.run import Run
 
 
-def probe_labels(run: Run, rows: list[Row], folder: Path) -> Iterator[Work]:
+def probe_labels(run: Run, *, folder: Path) -> Iterator[Work]:
     """Measure the training of teachers and the labelling of the views of every set.
 
     Args:
         run: The run, on a :class:`ProbeSite`, its caches being copies.
-        rows: Rows of the table.
         folder: Where labels may be written and are thrown away.
     """
     site = run.site
@@ -39,7 +38,7 @@ def probe_labels(run: Run, rows: list[Row], folder: Path) -> Iterator[Work]:
     if not pools or run.settings["teachers"]["labels"] == "online":
         return
     protocol = assembly.build_protocol(run.settings, run.data.spec)
-    sets = [row for row in rows if row.method.kind != "whole"]
+    sets = [row for row in rows_of(run) if row.method.kind != "whole"]
     for kind, pool in pools.items():
         yield labelling_work(run, sets, pool, kind, protocol, folder / kind)
 

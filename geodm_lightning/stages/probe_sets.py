@@ -141,8 +141,7 @@ def fit_to_memory(
     Returns:
         What to set, empty where the configured number fits.
     """
-    most = distillers[0].processes.shard(distillers[0].num_classes)
-    wanted = min(settings["distiller"]["classes_per_step"], max(1, most.stop - most.start))
+    wanted = classes_at_once(distillers[0])
     available = round(RESERVE * free)
     if slope.at(wanted) <= available:
         return ""
@@ -150,6 +149,12 @@ def fit_to_memory(
     for distiller in distillers:
         distiller.sizes = distiller.sizes._replace(classes_per_step=max(1, fitting))
     return advice_of(settings, slope, wanted, available)
+
+
+def classes_at_once(distiller: MatchingDistiller) -> int:
+    """Return the classes of this process that are held at once."""
+    owned = distiller.processes.shard(distiller.num_classes)
+    return min(distiller.sizes.classes_per_step, max(1, owned.stop - owned.start))
 
 
 def matching_slope(distiller: MatchingDistiller, device: torch.device) -> Slope:

@@ -102,17 +102,16 @@ def row_of(run: Run, method: Method) -> Row:
     return Row(method, candidate, made=False)
 
 
-def probe_students(run: Run, rows: list[Row]) -> Iterator[Work]:
+def probe_students(run: Run) -> Iterator[Work]:
     """Measure one student of every kind of row, supervision and architecture.
 
     Args:
         run: The run, on a :class:`ProbeSite`.
-        rows: Rows of the table.
     """
     protocol = assembly.build_protocol(run.settings, run.data.spec)
     groups: dict[tuple[tuple[int, bool], str], list[Row]] = {}
     supervisions = {s.name: s for s in assembly.build_supervisions(run.settings)}
-    for row in rows:
+    for row in rows_of(run):
         for supervision in supervisions.values():
             if supervision.teachers is None or row.method.kind != "whole":
                 groups.setdefault((row.size, supervision.name), []).append(row)

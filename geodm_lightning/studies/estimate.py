@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -19,12 +20,13 @@ from geodm_lightning.methods import Method
 from geodm_lightning.pipeline import Prepared, folder_of, prepare
 from geodm_lightning.provenance import provenance
 from geodm_lightning.site import keep_freed_memory
-from geodm_lightning.stages.memory import available_bytes, gigabytes
+from geodm_lightning.stages.memory import available_bytes, explained, gigabytes
+from geodm_lightning.stages.memory_advice import memory_advice
 from geodm_lightning.stages.probe import Alone, ProbeSite, Work
 from geodm_lightning.stages.probe_labels import probe_labels
 from geodm_lightning.stages.probe_samples import probe_generation
 from geodm_lightning.stages.probe_sets import probe_matching, probe_selection
-from geodm_lightning.stages.probe_students import probe_students, rows_of
+from geodm_lightning.stages.probe_students import probe_students
 from geodm_lightning.stages.run import Run
 
 COPIED = 2**32  # bytes of cached latents, which are written in place, that are copied at most
@@ -132,7 +134,7 @@ def estimate(config: DictConfig) -> Estimate:
                 works += [work for work in template if not work.shared]
                 continue
             run = run_of(prepared, seed, site, cache)
-            found = list(works_of(run, Path(folder) / str(seed)))
+            found = works_of(run, Path(folder) / str(seed))
             template = found if fresh else template
             works += found
     run_dir = next(p for p in Path(settings["run_dir"]).absolute().parents if p.is_dir())
@@ -162,21 +164,28 @@ def run_of(prepared: Prepared, seed: int, site: ProbeSite, cache: Path) -> Run:
     return Run(settings, folder_of(prepared.settings, seed), prepared.data, site)
 
 
-def works_of(run: Run, folder: Path) -> Iterator[Work]:
-    """Yield the parts of one seed that are still to be done.
+def works_of(run: Run, folder: Path) -> list[Work]:
+    """Return the parts of one seed that are still to be done.
 
     Args:
         run: The run, on a :class:`ProbeSite`.
         folder: Where files may be written and are thrown away.
+
+    Raises:
+        InputError: If memory runs out in a part, naming what to lower.
     """
-    stages = run.settings["stages"]
-    if "distill" in stages:
-        yield from works_of_sets(run)
-    rows = rows_of(run)
-    if "relabel" in stages or "evaluate" in stages:
-        yield from probe_labels(run, rows, folder)
-    if "evaluate" in stages:
-        yield from probe_students(run, rows)
+    stages, found = run.settings["stages"], list[Work]()
+    parts = {"distill": works_of_sets, "evaluate": probe_students}
+    parts["relabel"] = partial(probe_labels, folder=folder)
+    for stage in ("distill", "relabel", "evaluate"):
+        if stage in stages:
+            measure = partial(_collect, found, parts[stage], run)
+            explained(stage, measure, partial(memory_advice, run, stage))
+    return found
+
+
+def _collect(found: list[Work], part: Callable[[Run], Iterator[Work]], run: Run) -> None:
+    found.extend(part(run))
 
 
 def works_of_sets(run: Run) -> Iterator[Work]:
