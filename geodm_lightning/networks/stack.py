@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,9 @@ from geodm_lightning.networks.network import Network
 from geodm_lightning.networks.pooling import AveragePool
 from geodm_lightning.types import InputError
 
-# Layers that treat groups of channels apart from each other.
+# Layers that can treat groups of channels apart from each other, and those that always do.
 GROUPED = (nn.Conv2d, nn.GroupNorm)
-POINTWISE = (nn.ReLU, nn.Identity, AveragePool, nn.AvgPool2d, nn.MaxPool2d)
+APART = (nn.ReLU, nn.Identity, nn.Sequential, AveragePool, nn.AvgPool2d, nn.MaxPool2d)
 
 
 class NetworkStack(nn.Module):
@@ -29,7 +29,11 @@ class NetworkStack(nn.Module):
     others through ``torch.func.vmap``.
 
     Args:
-        networks: Networks of the same architecture on the CPU; they are copied.
+        networks: Networks of one architecture; they are copied.
+
+    Attributes:
+        is_grouped: Whether channels run side by side.
+        shapes: Shapes of the parameters of one network, by name.
 
     Raises:
         InputError: If their parameters or buffers differ in name or shape.
@@ -42,75 +46,74 @@ class NetworkStack(nn.Module):
             raise InputError("networks of a stack must have the same parameters and buffers")
         self.num_networks = len(networks)
         self.num_classes = networks[0].num_classes
-        self.is_grouped = all(_is_grouped(network) for network in networks)
+        self.is_grouped = all(_can_be_grouped(network) for network in networks)
+        self.shapes = {name: p.shape for name, p in networks[0].named_parameters()}
         self.merged: Any = copy.deepcopy(networks[0])
-        self._shapes = {name: p.shape for name, p in networks[0].named_parameters()}
         for name, parameter in networks[0].named_parameters():
-            own = [network.get_parameter(name).detach() for network in networks]
-            values = torch.cat([value.reshape(-1, *value.shape[1:]) for value in own])
-            _replace(self.merged, name, nn.Parameter(values, parameter.requires_grad))
+            values = torch.stack([network.get_parameter(name).detach() for network in networks])
+            # A scalar of every network becomes a vector.
+            values = values.flatten(0, 1) if values.dim() > 1 else values
+            owner, last = _place(self.merged, name)
+            owner.register_parameter(last, nn.Parameter(values, parameter.requires_grad))
         for name, _ in networks[0].named_buffers():
-            _replace(self.merged, name, torch.stack([n.get_buffer(name) for n in networks]))
+            owner, last = _place(self.merged, name)
+            owner._buffers[last] = torch.stack([n.get_buffer(name) for n in networks])
         if self.is_grouped:
-            for module in self.merged.modules():
-                _widen(module, self.num_networks)
+            for layer in self.merged.modules():
+                _widen(layer, self.num_networks)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(S, n, ch, h, w)``, those of each network, to logits ``(S, n, K)``."""
+        logits: Tensor
         if not self.is_grouped:
-            return vmap(self._one)(self._parameters_of_each(), self._buffers_of_each(), images)
+            buffers = dict(self.merged.named_buffers())
+            logits = vmap(self._alone)(self._apart(), buffers, images)
+            return logits
         maps = images.transpose(0, 1).flatten(1, 2)
         features = self.merged.embed(maps).unflatten(1, (self.num_networks, -1)).transpose(0, 1)
-        classifier = self.merged.classifier
-        shape = (self.num_networks, self.num_classes)
+        classifier, shape = self.merged.classifier, (self.num_networks, self.num_classes)
         weight, bias = classifier.weight.unflatten(0, shape), classifier.bias.view(shape)
-        logits: Tensor = torch.baddbmm(bias[:, None], features, weight.transpose(1, 2))
+        logits = torch.baddbmm(bias[:, None], features, weight.transpose(1, 2))
         return logits
 
-    def weights_of(self, index: int) -> Iterator[tuple[str, Tensor]]:
-        """Yield name and value of every parameter of one network, views of the stack's."""
-        for name, values in self._parameters_of_each().items():
-            yield name, values[index].detach()
+    def weights_of(self, index: int) -> dict[str, Tensor]:
+        """Return the parameters of one network by name, views without gradient."""
+        return {name: values[index].detach() for name, values in self._apart().items()}
 
-    def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-        logits: Tensor = functional_call(self.merged, (parameters, buffers), (x,))
+    def _alone(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor
+    ) -> Tensor:
+        logits: Tensor = functional_call(self.merged, (parameters, buffers), (images,))
         return logits
 
-    def _parameters_of_each(self) -> dict[str, Tensor]:
+    def _apart(self) -> dict[str, Tensor]:
+        """Return the parameters with an axis of the networks in front."""
         return {
-            name: parameter.view(self.num_networks, *self._shapes[name])
+            name: parameter.view(self.num_networks, *self.shapes[name])
             for name, parameter in self.merged.named_parameters()
         }
 
-    def _buffers_of_each(self) -> dict[str, Tensor]:
-        return dict(self.merged.named_buffers())
 
-
-def _is_grouped(network: Network) -> bool:
+def _can_be_grouped(network: Network) -> bool:
     """Whether channels in groups compute what the networks do apart."""
     leaves = {name: m for name, m in network.named_modules() if not list(m.children())}
     last = leaves.pop("classifier", None)
     has_bias = isinstance(last, nn.Linear) and last.bias is not None
-    return has_bias and all(isinstance(layer, (*GROUPED, *POINTWISE)) for layer in leaves.values())
+    return has_bias and all(isinstance(layer, (*GROUPED, *APART)) for layer in leaves.values())
 
 
-def _widen(module: nn.Module, times: int) -> None:
-    if isinstance(module, nn.Conv2d):
-        module.in_channels, module.out_channels = (
-            times * module.in_channels,
-            times * module.out_channels,
-        )
-        module.groups *= times
-    elif isinstance(module, nn.GroupNorm):
-        module.num_channels *= times
-        module.num_groups *= times
+def _widen(layer: nn.Module, times: int) -> None:
+    """Tell a layer, whose parameters are those of several, how many channels it has."""
+    if isinstance(layer, nn.Conv2d):
+        layer.in_channels *= times
+        layer.out_channels *= times
+        layer.groups *= times
+    elif isinstance(layer, nn.GroupNorm):
+        layer.num_channels *= times
+        layer.num_groups *= times
 
 
-def _replace(module: nn.Module, name: str, value: Tensor) -> None:
-    """Put a tensor in the place of a parameter or a buffer."""
+def _place(network: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the module that holds a parameter or buffer, and what it calls it."""
     *path, last = name.split(".")
-    owner = module.get_submodule(".".join(path))
-    if isinstance(value, nn.Parameter):
-        owner.register_parameter(last, value)
-    else:
-        owner._buffers[last] = value
+    return network.get_submodule(".".join(path)), last

@@ -58,6 +58,16 @@ def test_record_of_before_there_were_supervisions_is_one_of_hard_labels(tmp_path
     assert read_record(tmp_path, KEY) == STUDENT
 
 
+def test_record_of_before_calibration_was_told_has_none(tmp_path):
+    told = replace(STUDENT, calibration_error=0.125)
+    path = write_record(tmp_path, told, protocol_digest="p")
+    assert read_record(tmp_path, KEY) == told
+    values = json.loads(path.read_text())
+    del values["student"]["calibration_error"]
+    path.write_text(json.dumps(values))
+    assert read_record(tmp_path, KEY) == STUDENT
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"student": {}}', "\udcff"])
 def test_damaged_record_is_named(tmp_path, damage):
     path = write_record(tmp_path, STUDENT, protocol_digest="p")
@@ -94,6 +104,8 @@ def test_edited_accuracy_above_one_is_refused(tmp_path):
         {"train_accuracy": -0.1},
         {"set_digest": ""},
         {"peak_memory": 1.5},
+        {"calibration_error": 1.5},
+        {"calibration_error": float("nan")},
     ],
 )
 def test_impossible_values_are_refused(change):

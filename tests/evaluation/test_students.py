@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lightning import Callback
 
 from geodm_lightning.evaluation.candidate import candidate_from_set
 from geodm_lightning.evaluation.students import evaluate_students
@@ -52,6 +53,73 @@ def test_division_among_processes_changes_nothing(evaluate, tmp_path):
     assert len(list(folder.glob("*.json"))) == 1
     divided = evaluate(places[1], folder=folder)
     assert outcomes(divided) == outcomes(alone)
+
+
+def test_students_at_once_reach_what_they_reach_alone(evaluate, tiny_a, tmp_path):
+    protocol = replace(tiny_a, num_students=5)
+    alone = evaluate(protocol=protocol)
+    folder = tmp_path / "shared"
+    places = [Site(CPU, processes=Unsynchronised(rank, 2)) for rank in (0, 1)]
+    with pytest.raises(InputError, match=r"students \[1, 3\] on Random"):
+        evaluate(places[0], protocol=protocol, folder=folder, together=2)
+    divided = evaluate(places[1], protocol=protocol, folder=folder, together=2)
+    for found, expected in zip(divided.students, alone.students, strict=True):
+        assert (found.index, found.num_steps) == (expected.index, expected.num_steps)
+        assert found.loss == pytest.approx(expected.loss, rel=1e-4)
+        assert found.accuracy == pytest.approx(expected.accuracy, abs=2 / 360)
+    names = {path.name for path in folder.iterdir()}
+    # Nothing tells how many there were at once.
+    assert names == {path.name for path in (tmp_path / "students").iterdir()}
+
+
+def test_a_kill_loses_no_more_than_the_students_at_once(evaluate, tiny_a, tmp_path):
+    protocol = replace(tiny_a, num_students=5)
+
+    class Killed(BaseException):
+        """What nobody catches."""
+
+    class Killer(Callback):
+        """Ends the third training, after two of two students at once."""
+
+        trainings = 0
+
+        def on_train_start(self, trainer, pl_module):
+            self.trainings += 1
+            if self.trainings == 3:
+                raise Killed
+
+    with pytest.raises(Killed):
+        evaluate(protocol=protocol, together=2, callbacks=[Killer()])
+    done = sorted((tmp_path / "students").glob("*.json"))
+    assert [path.stem[-1] for path in done] == ["0", "1", "2", "3"]
+    before = {path: path.read_bytes() for path in done}
+    result = evaluate(protocol=protocol, together=2)
+    assert {path: path.read_bytes() for path in done} == before
+    assert [student.index for student in result.students] == [0, 1, 2, 3, 4]
+
+
+def test_trials_of_how_many_at_once_leave_no_trace(evaluate, tiny_a, tmp_path):
+    """What auto trains is, bit by bit, what the number it has taken trains."""
+    protocol = replace(tiny_a, num_students=3, epochs=80, batch_size=100)
+    lines = []
+    auto = evaluate(protocol=protocol, together="auto", report=lines.append)
+    (size,) = [int(line.split(": ")[1].split(" ")[0]) for line in lines]
+    fixed = evaluate(protocol=protocol, together=size, folder=tmp_path / "fixed")
+    assert outcomes(auto) == outcomes(fixed)
+
+
+def test_students_at_once_log_under_their_own_names(evaluate, tiny_a, tmp_path):
+    path = tmp_path / "metrics.csv"
+    result = evaluate(
+        protocol=replace(tiny_a, num_students=3), together=3,
+        loggers=lambda index: [CsvTracker(path, stage="student", series=f"random/{index}")],
+    )  # fmt: skip
+    metrics = read_metrics(path)["student"]
+    assert set(metrics) == {"random/0", "random/1", "random/2"}
+    for student in result.students:
+        curves = metrics[f"random/{student.index}"]
+        assert curves["student/accuracy"] == ([16], [student.accuracy])
+        assert curves["student/loss"].steps == [0]
 
 
 def test_students_of_one_evaluation_differ(evaluate):
