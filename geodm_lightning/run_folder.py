@@ -39,6 +39,7 @@ FREE = (
     "audit",  # a file of its own tells what it was made of
     "scores",
     "evaluation.num_students",
+    "evaluation.together",
     "schedule.max_students",
 )
 

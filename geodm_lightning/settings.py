@@ -22,36 +22,34 @@ class Rule(NamedTuple):
         kind: ``int`` or ``float``.
         low: Smallest value.
         low_allowed: Whether ``low`` itself is allowed.
-        optional: Whether null is allowed.
+        also: What else is allowed, such as null.
     """
 
     kind: type
     low: float
     low_allowed: bool = True
-    optional: bool = False
+    also: tuple[str | None, ...] = ()
 
     def broken_by(self, value: Any) -> bool:
         """Whether ``value`` is not allowed."""
-        if value is None:
-            return not self.optional
+        if value in self.also:
+            return False
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return True
         if self.kind is int and not isinstance(value, int):
             return True
-        return (
-            not math.isfinite(value)
-            or value < self.low
-            or (value == self.low and not self.low_allowed)
-        )
+        below = value < self.low or (value == self.low and not self.low_allowed)
+        return below or not math.isfinite(value)
 
     def __str__(self) -> str:
         noun = "a whole number" if self.kind is int else "a number"
         bound = f"of at least {self.low:g}" if self.low_allowed else f"above {self.low:g}"
-        return f"{noun} {bound}{' or null' if self.optional else ''}"
+        also = "".join(f" or {'null' if word is None else word}" for word in self.also)
+        return f"{noun} {bound}{also}"
 
 
 COUNT = Rule(int, 1)
-OPTIONAL_COUNT = Rule(int, 1, optional=True)
+OPTIONAL_COUNT = Rule(int, 1, also=(None,))
 POSITIVE = Rule(float, 0, low_allowed=False)
 NOT_NEGATIVE = Rule(float, 0)
 
@@ -99,6 +97,7 @@ NUMBERS = {
     "teachers.top_k": COUNT,
     "teachers.batch_size": COUNT,
     "evaluation.num_students": COUNT,
+    "evaluation.together": Rule(int, 1, also=("auto",)),
     "schedule.max_iterations": OPTIONAL_COUNT,
     "schedule.max_real_batch": OPTIONAL_COUNT,
     "schedule.max_student_epochs": OPTIONAL_COUNT,

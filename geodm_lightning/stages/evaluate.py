@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from lightning import Callback
@@ -36,6 +36,8 @@ def evaluate(run: Run) -> Path:
         return run.folder.results
     check_labels(lessons)
     results = []
+    tell = partial(CONSOLE.print, markup=False, highlight=False, soft_wrap=True)
+    report = cache(tell) if run.site.processes.is_main else None  # every line once
     for lesson in lessons:
         protocol = lesson.architecture.protocol
         result = evaluate_students(
@@ -51,6 +53,8 @@ def evaluate(run: Run) -> Path:
             callbacks=student_callbacks(run, lesson, protocol.num_students),
             loggers=partial(student_loggers, run, lesson),
             provenance={**provenance(run.site.device), **run.data.provenance},
+            together=run.settings["evaluation"].get("together", 1),
+            report=report,
         )
         name, label, _ = lesson.architecture
         results.append(replace(result, architecture=name, architecture_label=label))
