@@ -40,12 +40,12 @@ def read_set(
     if read is None:
         return read_native(path, spec, declared)
     try:
-        imported = interpret(read(path, spec, declared), path, spec, declared, format=format)
+        foreign = read(path, spec, declared)
+        if declared.format is None:
+            inferred = f"inferred format={format} ({FORMATS[format].projects})"
+            foreign = foreign._replace(warnings=(inferred, *foreign.warnings))
+        return interpret(foreign, path, spec, declared, format=format)
     except InputError as error:
         if str(path) in str(error):
             raise
         raise InputError(f"{path}: {error}") from error
-    if declared.format is None:
-        inferred = f"inferred format={format} ({FORMATS[format].projects})"
-        imported = imported._replace(warnings=(inferred, *imported.warnings))
-    return imported

@@ -70,3 +70,18 @@ def test_a_mosaic_of_eight_bits_decodes_as_its_unit_pixels():
     distilled = DistilledSet(pixels, torch.zeros(1, dtype=torch.int64), {"factor": 2})
     expected = decode_mosaic(pixels.float() / 255, factor=2)
     assert torch.equal(distilled.decode().images, expected)
+
+
+def test_tiles_have_the_soft_labels_of_their_mosaic():
+    soft = torch.arange(6.0).reshape(3, 2)
+    distilled = DistilledSet(torch.rand(3, 1, 8, 8), torch.zeros(3).long(), {"factor": 2}, soft)
+    decoded = distilled.decode().soft_labels
+    assert torch.equal(decoded[4:8], soft[1].expand(4, 2))
+    assert torch.equal(decoded[::4], soft)
+
+
+def test_digests_of_sets_without_soft_labels_are_as_before():
+    """Results of earlier versions are known by these digests."""
+    distilled = DistilledSet(torch.zeros(1, 1, 2, 2), torch.zeros(1).long(), {"factor": 1})
+    assert distilled.digest().startswith("3975e5ae04e0d7cd")
+    assert distilled._replace(soft_labels=torch.zeros(1, 2)).digest() != distilled.digest()

@@ -1,11 +1,13 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from geodm_lightning.distilled.distilled_set import DistilledSet, class_major_labels
-from geodm_lightning.distilled.storage import is_complete, load_set, save_set
+from geodm_lightning.distilled.storage import class_hash, is_complete, load_set, save_set
 from geodm_lightning.files import sha256_of
 from geodm_lightning.types import InputError
 
@@ -135,4 +137,77 @@ def test_pixels_of_eight_bits_stay_so(tmp_path, distilled):
 def test_pixels_of_another_kind_are_refused(tmp_path, distilled):
     folder = save_set(tmp_path / "half", distilled._replace(images=distilled.images.half()))
     with pytest.raises(InputError, match="neither float32 nor uint8"):
+        load_set(folder)
+
+
+def test_three_lines_read_a_set_without_the_package(folder, distilled, tmp_path):
+    code = f"""
+import sys; sys.modules["geodm_lightning"] = None  # importing it fails
+from safetensors.numpy import load_file
+images = load_file("{folder}/images.safetensors")["images"]
+labels = load_file("{folder}/labels.safetensors")["labels"]
+print(images.shape, images.dtype, labels.tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(6, 1, 8, 8) float32 [0, 0, 1, 1, 2, 2]", done.stderr
+
+
+def with_soft_labels(distilled):
+    generator = torch.Generator().manual_seed(1)
+    return distilled._replace(soft_labels=torch.randn(6, 3, generator=generator))
+
+
+def test_soft_labels_are_kept_and_part_of_the_identity(tmp_path, distilled):
+    soft = with_soft_labels(distilled)
+    loaded = load_set(save_set(tmp_path / "soft", soft))
+    assert torch.equal(loaded.soft_labels, soft.soft_labels)
+    assert loaded.manifest["soft_labels"] == {"kind": "logits"}
+    assert loaded.digest() == soft.digest() != distilled.digest()
+    hard = load_set(save_set(tmp_path / "hard", loaded._replace(soft_labels=None)))
+    assert hard.soft_labels is None
+    assert "soft_labels" not in hard.manifest
+    assert hard.digest() == distilled.digest()
+
+
+@pytest.mark.parametrize(
+    ("soft_labels", "reason"),
+    [
+        (torch.zeros(6, 4), "not one float32 logit per class"),
+        (torch.zeros(6, 3).half(), "not one float32 logit per class"),
+        (torch.full((6, 3), float("nan")), "soft labels are not finite"),
+    ],
+)
+def test_soft_labels_that_do_not_fit_are_refused(tmp_path, distilled, soft_labels, reason):
+    folder = save_set(tmp_path / "soft", distilled._replace(soft_labels=soft_labels))
+    with pytest.raises(InputError, match=reason):
+        load_set(folder)
+
+
+def test_soft_labels_that_the_manifest_names_are_not_missing(tmp_path, distilled):
+    folder = save_set(tmp_path / "soft", with_soft_labels(distilled))
+    (folder / "soft_labels.safetensors").unlink()
+    with pytest.raises(InputError, match=r"soft_labels.safetensors is missing"):
+        load_set(folder)
+
+
+def test_a_set_tells_licence_and_classes(tmp_path, distilled):
+    dataset = {**distilled.manifest["dataset"], "licence": "CC0", "class_names": ["a", "b", "c"]}
+    named = distilled._replace(manifest={**distilled.manifest, "dataset": dataset})
+    manifest = load_set(save_set(tmp_path / "named", named)).manifest
+    assert manifest["licence"] == "CC0"
+    assert manifest["classes"] == {"names": ["a", "b", "c"], "sha256": class_hash("abc")}
+    assert class_hash("abc") != class_hash("acb")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"dataset": "cifar10"}, "names no data set with its num_classes"),
+        ({"dataset": {"num_classes": "3"}}, "names no data set with its num_classes"),
+        ({"sha256": []}, "lists no sha256 by file"),
+    ],
+)
+def test_a_manifest_of_another_shape_is_refused(folder, changes, reason):
+    rewrite_manifest(folder, **changes)
+    with pytest.raises(InputError, match=reason):
         load_set(folder)
