@@ -15,6 +15,7 @@ from geodm_lightning.reporting.study_page import write_study
 from geodm_lightning.reporting.study_text import study_to_markdown, study_to_terminal
 from geodm_lightning.reporting.theme import save_png
 from geodm_lightning.studies.reproduce import reproduce
+from geodm_lightning.studies.table_estimate import estimate_table
 from geodm_lightning.studies.table_plan import Plan, read_plan
 from geodm_lightning.studies.table_run import (
     CONSOLE,
@@ -44,6 +45,8 @@ def make_table(config: DictConfig) -> int:
     if plan.options["list"]:
         print_cells(plan)
         return 0
+    if plan.options["estimate"]:
+        return estimate_table(plan)
     if plan.options["reproduce"] is not None:
         return reproduce(plan)
     failures = run_missing(plan) if plan.options["run"] else []

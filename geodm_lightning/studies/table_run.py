@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table as Grid
@@ -12,6 +14,7 @@ from rich.text import Text
 from geodm_lightning.studies.launch import (
     LOG,
     Job,
+    Outcome,
     launch,
     run_command_line,
     slots,
@@ -33,8 +36,7 @@ def run_missing(plan: Plan) -> list[str]:
     Raises:
         InputError: If the settings of a run cannot be used; raised before any is started.
     """
-    chosen = [r for r in plan.runs if r.name in (plan.options["only"] or [r.name])]
-    states = [plan.state_of(run) for run in chosen]
+    states = chosen_states(plan)
     refused = [f"{s.run.name} is refused: {s.reason}" for s in states if s.state == REFUSED]
     missing = [s for s in states if s.state not in (DONE, REFUSED)]
     for state in missing:
@@ -42,12 +44,22 @@ def run_missing(plan: Plan) -> list[str]:
     jobs = [_job_of(plan, state) for state in missing]
     places = slots(plan.options["jobs"], devices=visible_gpus())
     outcomes = launch(jobs, environments=places, tell=CONSOLE.print)
-    failed = [
-        f"{outcome.name} failed with exit code {outcome.code}: {outcome.line}"
-        for outcome in outcomes
-        if outcome.code
-    ]
-    return [*refused, *failed]
+    return [*refused, *itertools.chain.from_iterable(map(partial(_failure, plan), outcomes))]
+
+
+def _failure(plan: Plan, outcome: Outcome) -> list[str]:
+    """Return a line if a run failed, or ended well but without its results."""
+    if outcome.code:
+        return [f"{outcome.name} failed with exit code {outcome.code}: {outcome.line}"]
+    (run,) = (run for run in plan.runs if run.name == outcome.name)
+    state = plan.state_of(run)
+    return [] if state.state == DONE else [f"{outcome.name} is {state.state}: {state.reason}"]
+
+
+def chosen_states(plan: Plan) -> list[RunState]:
+    """Return the state of the runs that ``only`` names, of all where it names none."""
+    only = plan.options["only"]
+    return [plan.state_of(run) for run in plan.runs if only is None or run.name in only]
 
 
 def _job_of(plan: Plan, state: RunState) -> Job:
