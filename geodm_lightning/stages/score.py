@@ -48,7 +48,8 @@ def score(run: Run) -> Path:
     table, held = run.data.train, held_out(run.data.train, share=options.validation)
     rest = table.select((~held).nonzero().flatten())
     chooser = table.select(held.nonzero().flatten())
-    bench = Bench(chooser, run.data.test, options, run.seed, run.site)
+    together = run.settings["evaluation"].get("together", 1)
+    bench = Bench(chooser, run.data.test, options, run.seed, run.site, together)
     rows = scored_rows(run, options)
     cells = {row.key: cells_of(run, row, rest=rest, protocol=protocol) for row in rows}
     path, identity = run.folder.path / SCORES, identity_of(run, cells, options)

@@ -20,17 +20,19 @@ from geodm_lightning.labels.labeller import Labeller, OnlineLabels
 from geodm_lightning.methods import Method
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.stages.candidates import candidate_of
+from geodm_lightning.stages.imported import OWN
+from geodm_lightning.stages.lessons import Lesson, own_labels
 from geodm_lightning.stages.run import Run
 from geodm_lightning.stages.sets import as_distilled_set, gathered
 from geodm_lightning.stages.trials import Trial, without_augmentation
 
 
-class Lesson(NamedTuple):
+class Taught(NamedTuple):
     """What students learn from beside the images.
 
     Attributes:
         supervision: Weights of their loss.
-        labeller: Gives the teachers' answers, None for plain classes.
+        labeller: Gives the soft labels, None for plain classes.
     """
 
     supervision: Supervision = HARD
@@ -40,34 +42,51 @@ class Lesson(NamedTuple):
 def cells_of(run: Run, row: Method, *, rest: ImageTable, protocol: Protocol) -> list[Trial]:
     """Return the cells that both scores of a set need.
 
+    Teachers label the set and random images, with augmentation and without. Labels that came
+    with a set are of its own images, or of given views of them, so they make one cell: of
+    random images, and without augmentation, students learn the classes.
+
     Args:
         run: The run.
         row: Row of the set.
         rest: Training images that are not held out.
         protocol: How students are trained.
+
+    Raises:
+        InputError: If the first soft supervision asks for labels that the set came without.
     """
     candidate = candidate_of(run, row)
     random = random_candidate(run, row, rest, ipc=int(candidate.ipc or 1))
     own, reference = run.folder.students(f"scores/{row.key}"), run.folder.students("scores/random")
-    taught = soft_lesson(run)
-    lesson = taught or Lesson()
+    soft = soft_labels(run, row, candidate, protocol)
+    is_own = soft is not None and soft.supervision.teachers == OWN
+    shared = Taught() if soft is None or is_own else soft
     cells = []
     for augmented in (True, False):
         seen = protocol if augmented else without_augmentation(protocol)
-        cells.append(Trial("set", candidate, candidate, seen, own, augmented, *lesson))
-        cells.append(Trial("random", random, random, seen, reference, augmented, *lesson))
-    if taught is not None:
-        cells.append(Trial("set", candidate, candidate, protocol, own))
+        cells.append(Trial("set", candidate, candidate, seen, own, augmented, *shared))
+        cells.append(Trial("random", random, random, seen, reference, augmented, *shared))
+    if soft is not None:
+        other = soft if is_own else Taught()
+        cells.append(Trial("set", candidate, candidate, protocol, own, True, *other))
     return [*cells, whole_cell(run, rest, protocol)]
 
 
-def soft_lesson(run: Run) -> Lesson | None:
-    """Return the first supervision by teachers, who are asked at every step; None without."""
+def soft_labels(run: Run, row: Method, candidate: Candidate, protocol: Protocol) -> Taught | None:
+    """Return the run's first soft supervision; its teachers are asked at every step.
+
+    Raises:
+        InputError: If it asks for labels that the set came without.
+    """
+    spec = run.data.spec
     for supervision in assembly.build_supervisions(run.settings):
+        if supervision.teachers == OWN:
+            architecture = assembly.build_architectures(run.settings, spec)[0]
+            lesson = Lesson(row, candidate, supervision, architecture)
+            return Taught(supervision, own_labels(run, lesson, protocol))
         if supervision.teachers is not None:
             pool = assembly.build_pools(run.settings, run.data, run.site)[supervision.teachers]
-            labeller = OnlineLabels(pool, num_classes=run.data.spec.num_classes)
-            return Lesson(supervision, labeller)
+            return Taught(supervision, OnlineLabels(pool, num_classes=spec.num_classes))
     return None
 
 

@@ -156,6 +156,7 @@ def _train(
         folder=trial.folder / part,
         supervision=trial.supervision,
         labeller=trial.labeller,
+        together=bench.together,
         **shared,
     )
     return [student.accuracy for student in result.students]
