@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -71,17 +71,38 @@ def group_size(
 def _fastest(
     sizes: Sequence[int], course: Course, indices: Sequence[int], site: Site, report: Report
 ) -> int:
-    """Return the smallest of the sizes at which a step per student is about the fastest."""
+    """Return the smallest of the sizes by which all students are about the soonest done."""
     times: dict[int, float] = {}
     for size in sizes:
         times[size] = _seconds_per_step(course, indices[:size], site) / size
         if times[size] > (1 + 2 * GAIN) * min(times.values()):
             break  # larger ones would be slower still
-    best = min(times.values())
-    chosen = min(size for size, seconds in times.items() if seconds <= (1 + GAIN) * best)
+    chosen = soonest(times, len(indices))
     listed = ", ".join(f"{1e3 * seconds:.1f} by {size}" for size, seconds in times.items())
     report(f"students trained at once: {chosen} (ms per step and student: {listed})")
     return chosen
+
+
+def soonest(times: Mapping[int, float], num_students: int) -> int:
+    """Return the smallest size of groups in which all students are about the soonest done.
+
+    Args:
+        times: Seconds per step and student in groups of a size, of 1 at least.
+        num_students: How many there are; those that fill no group make a smaller one, whose time
+            is that of the next smaller size.
+
+    Example:
+        >>> soonest({1: 3.0, 2: 2.0, 5: 1.0}, num_students=5)
+        5
+        >>> soonest({1: 3.0, 2: 2.0, 5: 1.0, 6: 1.1}, num_students=6)
+        6
+    """
+    totals = {}
+    for size, seconds in times.items():
+        rest = num_students % size
+        left = times[max(n for n in times if n <= rest)] if rest else 0.0
+        totals[size] = (num_students - rest) * seconds + rest * left
+    return min(size for size, total in totals.items() if total <= (1 + GAIN) * min(totals.values()))
 
 
 def refusal(networks: Sequence[Network], images: Tensor) -> str | None:

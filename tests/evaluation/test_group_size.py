@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geodm_lightning.evaluation import group_size as module
-from geodm_lightning.evaluation.group_size import AUTO, GAIN, group_size, refusal
+from geodm_lightning.evaluation.group_size import AUTO, GAIN, group_size, refusal, soonest
 from geodm_lightning.evaluation.together import Course
 from geodm_lightning.networks.backbones import build_network
 from geodm_lightning.networks.convnet import ConvNet
@@ -28,15 +28,29 @@ def chosen(together, course, num_students):
     return group_size(together, course, indices, site=SITE, report=lines.append), lines
 
 
-def test_auto_takes_the_smallest_of_the_fastest_it_has_timed(course):
+def test_auto_takes_what_is_soonest_by_the_times_it_tells(course):
     size, (line,) = chosen(AUTO, course, 4)
     timed = {int(n): float(ms) for ms, n in re.findall(r"([\d.]+) by (\d+)", line)}
     assert list(timed)[:2] == [1, 2]
     assert set(timed) <= {1, 2, 4}
-    near = [n for n, ms in timed.items() if ms <= (1 + GAIN) * min(timed.values()) + 0.1]
-    assert size in near
+    # All of these divide four students evenly; times are told to a tenth.
     assert timed[size] <= (1 + GAIN) * min(timed.values()) + 0.1
     assert line.startswith(f"students trained at once: {size} ")
+
+
+@pytest.mark.parametrize(
+    ("times", "students", "size"),
+    [
+        ({1: 1.0, 2: 0.5, 5: 0.4}, 10, 5),
+        ({1: 1.0, 2: 0.5, 5: 0.49}, 10, 2),  # hardly faster: fewer are lost by a kill
+        ({1: 1.0, 2: 0.5, 5: 0.4}, 6, 2),  # 5 · 0.4 + 1 · 1.0 is no less than 6 · 0.5
+        ({1: 1.0, 2: 0.5, 5: 0.3}, 6, 5),
+        ({1: 1.0, 2: 0.9, 5: 1.2}, 6, 2),
+        ({1: 1.0, 2: 1.1}, 7, 1),
+    ],
+)
+def test_soonest_counts_the_group_that_is_not_filled(times, students, size):
+    assert soonest(times, students) == size
 
 
 @pytest.mark.parametrize(("together", "students", "size"), [(1, 9, 1), (3, 9, 3), (5, 2, 2)])
