@@ -7,6 +7,8 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy-waiting threads starve
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
@@ -16,6 +18,7 @@ from geodm_lightning.command_line import (
     register_resolvers,
     run_command,
 )
+from geodm_lightning.studies.sweep_locks import undisturbed
 from geodm_lightning.studies.sweeper import register_sweeper
 
 
@@ -31,7 +34,8 @@ def main(config: DictConfig) -> float | None:
 
             print_estimate(config)
             return None
-        return run(config, command=job_command())
+        with undisturbed(Path(config.run_dir), f"{config.name}-{config.seed}"):
+            return run(config, command=job_command())
 
 
 if __name__ == "__main__":

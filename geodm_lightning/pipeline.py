@@ -104,6 +104,7 @@ def run(config: DictConfig, *, command: Sequence[str] | None = None) -> float | 
         InputError: If a value cannot be used; raised before any work where it can be seen.
         SystemExit: With the exit code of a process that failed, where this one launched several.
     """
+    processes.die_with_parent()
     prepared = prepare(config)
     settings = prepared.settings
     if prepared.launches:
@@ -111,7 +112,6 @@ def run(config: DictConfig, *, command: Sequence[str] | None = None) -> float | 
         if code:
             raise SystemExit(code)
         return accuracy_of(settings, prepared.seeds)
-    processes.die_with_parent()
     site = open_site(
         prepared.accelerator,
         precision=settings["trainer"]["precision"],

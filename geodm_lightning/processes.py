@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+PARENT = "GEODM_LIGHTNING_PARENT"  # names the process whose runs shall end with it
+
 
 class Processes(NamedTuple):
     """The place of this process among all processes of a run.
@@ -136,7 +138,17 @@ def launch(num_processes: int, command: Sequence[str] | None = None) -> int:
 
 
 def die_with_parent() -> None:
-    """Ask Linux to end this process when the one that launched it ends, also by ``kill -9``."""
-    if launched() and sys.platform == "linux":
+    """Ask Linux to end this process when the one that launched it ends, also by ``kill -9``.
+
+    So do processes that torchrun started, and those whose parent asked for it by
+    :func:`take_children_along`.
+    """
+    asked = os.environ.get(PARENT) == str(os.getppid())
+    if (launched() or asked) and sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def take_children_along() -> None:
+    """Let the runs that this process starts in processes of their own end with it."""
+    os.environ[PARENT] = str(os.getpid())

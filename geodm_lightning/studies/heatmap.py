@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COLOURS = "cividis"  # rises evenly in lightness, for every colour vision
 WINDOW = 0.12  # of an axis: standard deviation of the local mean's weights
 CELLS = 48  # per side of the field
-FAINTEST = 1.0  # trials' worth of weight below which the field is left empty
+FAINTEST = 0.5  # trials' worth of weight below which the field is left empty
 
 
 class Place(NamedTuple):
@@ -150,7 +150,7 @@ def local_mean(
         values: ``(n,)`` what is averaged.
 
     Returns:
-        ``(cells, cells)``, rows along ``y``; NaN where less than one trial's worth is near.
+        ``(cells, cells)``, rows along ``y``; NaN where less than half a trial's worth is near.
     """
     centres = (np.arange(CELLS) + 0.5) / CELLS
     distance = (centres[None, :, None] - x) ** 2 + (centres[:, None, None] - y) ** 2

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+TRACES = ".sweepers"  # folder in which sweepers show that they are at work
+
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
@@ -47,3 +49,19 @@ def is_present(folder: Path, name: str) -> bool:
         return True
     path.unlink(missing_ok=True)
     return False
+
+
+@contextmanager
+def undisturbed(run_dir: Path, name: str) -> Iterator[None]:
+    """Run a trial after whoever still runs the very same one, as a job of a cluster may.
+
+    Args:
+        run_dir: Folder of the run folders; nothing is waited for where no sweep works in it.
+        name: What no two trials share.
+    """
+    traces = run_dir / TRACES
+    if not traces.is_dir():
+        yield
+        return
+    with alone(traces / f"{name}.lock"):
+        yield

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from geodm_lightning.run_folder import differences
 from geodm_lightning.studies.space import Point, Space
-from geodm_lightning.studies.sweep_locks import alone, is_present, present
+from geodm_lightning.studies.sweep_locks import TRACES, alone, is_present, present
 from geodm_lightning.studies.sweep_proposals import Direction, direction, distributions, propose
 from geodm_lightning.types import InputError
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 ORIGIN = "origin"  # attribute of a study: what it was begun for
 SWEEPER = "sweeper"  # attribute of a trial: who runs it
 REPEATS = "repeats"  # attribute of a study: accuracies of the experiment as it stands
-TRACES = ".sweepers"  # folder in which sweepers show that they are at work
 ERROR = "error"  # attribute of a trial: why it failed
 PATIENCE = 60.0  # seconds a process waits for another to have written
 

@@ -79,10 +79,12 @@ class StudySweeper(Sweeper):
             InputError: If the sweep file, the experiment or the sweep's own settings cannot be
                 used, which is told before any trial, or if no trial succeeds.
         """
+        from geodm_lightning.processes import take_children_along
         from geodm_lightning.studies.sweep_experiment import AS_IT_STANDS, Experiment, placed
         from geodm_lightning.studies.sweep_file import read_space
         from geodm_lightning.studies.sweep_trials import open_trials
 
+        take_children_along()
         space = read_space(self._file)
         num_trials, num_jobs = self._sizes(space)
         bare = Experiment(self._context, self._config, ())
@@ -180,6 +182,8 @@ def checked(config: DictConfig) -> dict[str, Any]:
     from geodm_lightning.pipeline import prepare
 
     settings = prepare(config, device=torch.device("cpu")).settings
+    if settings["estimate"]:
+        raise InputError("a sweep is not estimated as a whole; estimate one run of it, without -m")
     if "evaluate" not in settings["stages"]:
         raise InputError("a sweep compares accuracies; add evaluate to stages")
     return settings
