@@ -125,8 +125,10 @@ class StepClock(Callback):
         """Note how long building took and how many batches there would be."""
         batches = int(min(trainer.num_training_batches, 2**40))
         self.planned = batches * max(1, (trainer.max_epochs or 1) - trainer.current_epoch)
-        if trainer.max_steps > 0:
-            self.planned = min(self.planned, trainer.max_steps)
+        # A diffusion model is trained by stretches, of which the last may be shorter.
+        own = getattr(getattr(pl_module, "settings", None), "num_steps", 0)
+        for most in (trainer.max_steps, own - trainer.global_step):
+            self.planned = min(self.planned, most) if most > 0 else self.planned
         size = sum(parameter.numel() for parameter in pl_module.parameters())
         kind = (type(pl_module).__name__, size, self.planned)
         self._alike = self._known.get(kind) if self.planned > SHORT else None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -125,7 +127,7 @@ def estimate(config: DictConfig) -> Estimate:
     available = available_bytes(own)
     start = Work("start", "load libraries and data", steps=0, fixed_seconds=process_age())
     works = [start]
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         cache = mirrored(Path(settings["cache_dir"]), Path(folder) / "cache")
         template: list[Work] | None = None
         for seed in prepared.seeds:
