@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.evaluation.result import EvaluationResult
 from geodm_lightning.files import write_text
+from geodm_lightning.reporting.audit import audit_sections
 from geodm_lightning.reporting.bars import accuracy_bars
 from geodm_lightning.reporting.curvature import geometry_rows
 from geodm_lightning.reporting.figures import geometry_curves, image_grid, loss_curves
@@ -28,6 +29,7 @@ from geodm_lightning.reporting.page import (
     table,
     themed_figure,
 )
+from geodm_lightning.reporting.score import score_sections
 from geodm_lightning.reporting.tables import build_table, percent
 from geodm_lightning.reporting.theme import DARK, LIGHT, Theme, save_png, to_svg
 from geodm_lightning.reporting.tracking import Curve, Metrics
@@ -75,7 +77,7 @@ class Report:
 
 
 def write_report(path: Path, report: Report) -> Path:
-    """Write a run's page to ``path``, whole or not at all.
+    """Write a run's page to ``path``, whole or not at all, with what lies beside it.
 
     Raises:
         InputError: If the results cannot stand in one table, or the file cannot be written.
@@ -83,7 +85,9 @@ def write_report(path: Path, report: Report) -> Path:
     parts = (
         _header(report),
         *_accuracy_sections(report.results),
+        *score_sections(path.parent),
         *gallery(report.sets or {}, report.class_names),
+        *audit_sections(path.parent),
         *_curve_sections(report.metrics or {}),
         *_cost_sections(report.costs),
         *_ledger_sections(report.results),
