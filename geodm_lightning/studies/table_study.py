@@ -27,6 +27,7 @@ from geodm_lightning.studies.table_state import REFUSED, RunState
 
 SIGNIFICANT = 0.05
 GIGABYTE = 1e9
+ALIKE = 1e-9  # of accuracies, which are shares of whole images
 
 
 def build_study(table: Table, states: Sequence[RunState]) -> Study:
@@ -162,7 +163,14 @@ def _leads(ranked: Sequence[Cell], results: Mapping[str, EvaluationResult]) -> b
         and first.supervision == second.supervision
         and first.teachers == second.teachers
     )
-    return comparable and compare(first, second).p < SIGNIFICANT
+    return comparable and _differ(first, second) and compare(first, second).p < SIGNIFICANT
+
+
+def _differ(first: EvaluationResult, second: EvaluationResult) -> bool:
+    """Whether differences vary between seeds at all, without which there is nothing to test."""
+    theirs = second.seed_means
+    gaps = [mean - theirs[seed] for seed, mean in first.seed_means.items()]
+    return max(gaps) - min(gaps) > ALIKE
 
 
 def sets_of(states: Sequence[RunState]) -> dict[str, dict[str, DistilledSet]]:
