@@ -9,13 +9,13 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from geodm_lightning.command_line import explain_mistakes, run_command
+from geodm_lightning.command_line import explain_mistakes, job_command, run_command
 from geodm_lightning.stages.arguments import overrides_of
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
-def main(config: DictConfig) -> None:
-    """Import, evaluate and report the sets of one configuration."""
+def main(config: DictConfig) -> float | None:
+    """Import, evaluate and report the sets of one configuration; return the first's accuracy."""
     from geodm_lightning.pipeline import run  # heavy imports only once the configuration stands
 
     with explain_mistakes():
@@ -23,8 +23,8 @@ def main(config: DictConfig) -> None:
             from geodm_lightning.studies.estimate_page import print_estimate
 
             print_estimate(config)
-            return
-        run(config)
+            return None
+        return run(config, command=job_command())
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def overrides_of(arguments: list[str]) -> list[str]:
         "distiller.path": listed([row[0] if len(row) == 1 else row for row in rows]),
         **defaults_of(rows, said),
         "baselines": "[random]",
-        "stages": STAGES if scored is None else SCORED_STAGES,
+        "stages": SCORED_STAGES if "scores" in said else STAGES,
     }
     return [f"{key}={value}" for key, value in defaults.items() if key not in said] + overrides
 
