@@ -1,30 +1,38 @@
-"""Compare methods over seeds: ``python experiments/compare.py RESULTS.json geodm dm``."""
+"""Compare two rows: ``python experiments/compare.py RESULTS.json ROW [RESULTS.json] ROW``."""
 
 import sys
 from pathlib import Path
 
 from geodm_lightning.command_line import explain_mistakes
-from geodm_lightning.evaluation.comparison import compare
-from geodm_lightning.evaluation.result import load_results
 from geodm_lightning.types import InputError
+
+USAGE = (
+    "usage: python experiments/compare.py RESULTS.json ROW ROW, or RESULTS.json ROW RESULTS.json "
+    "ROW; a row is METHOD[/SUPERVISION][@ARCHITECTURE], a folder stands for its results.json"
+)
 
 
 def main(arguments: list[str]) -> None:
-    """Print the paired comparison of two rows, ``METHOD`` or ``METHOD/SUPERVISION``, of a file."""
-    if len(arguments) != 3:
-        raise InputError("usage: python experiments/compare.py RESULTS.json METHOD METHOD")
-    results = {result.key: result for result in load_results(Path(arguments[0]))}
-    for name in arguments[1:]:
-        if name not in results:
-            raise InputError(f"no row '{name}' there; choose two of {', '.join(results)}")
-    first, second = (results[name] for name in arguments[1:])
-    comparison = compare(first, second)
-    by_seed = ", ".join(f"{100 * d:+.1f}" for d in comparison.differences.values())
-    print(
-        f"{first.full_label} minus {second.full_label}, points by seed: {by_seed}; "
-        f"mean {100 * comparison.mean:+.1f}; paired t-test t = {comparison.t:.2f}, "
-        f"p = {comparison.p:.3f} (two-sided, {len(first.seeds)} seeds)"
-    )
+    """Print how two rows of one file or of two compare, and by what test."""
+    if arguments in (["-h"], ["--help"]):
+        print(USAGE)
+        return
+    if len(arguments) not in (3, 4):
+        raise InputError(USAGE)
+    from geodm_lightning.evaluation.comparison import compare, describe  # heavy
+    from geodm_lightning.evaluation.result import load_results
+
+    file, row, *others = arguments
+    rows = []
+    for path, key in ((file, row), (others[0] if len(others) == 2 else file, others[-1])):
+        place = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
+        results = {result.key: result for result in load_results(place)}
+        if key not in results:
+            raise InputError(f"no row '{key}' in {place}; choose one of {', '.join(results)}")
+        rows.append(results[key])
+    first, second = rows
+    print(f"{first.full_label} minus {second.full_label}")
+    print("\n".join(describe(compare(first, second))))
 
 
 if __name__ == "__main__":
