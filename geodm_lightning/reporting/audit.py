@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,13 @@ from geodm_lightning.reporting.page import (
 from geodm_lightning.reporting.tables import percent
 from geodm_lightning.types import InputError
 
-CLOUDS = ("precision", "recall", "density", "coverage", "mean_distance", "vendi")
-CLOUD_HEADINGS = (
-    "Set",
-    "Per class",
-    "Precision, %",
-    "Recall, %",
-    "Density",
-    "Coverage, %",
-    "Mean distance",
-    "Vendi score",
-)
+COVERAGE = {
+    "precision": "Precision, %",
+    "recall": "Recall, %",
+    "density": "Density",
+    "coverage": "Coverage, %",
+}
+DIVERSITY = {"mean_distance": "Mean distance", "vendi": "Vendi score"}
 NEAREST_HEADINGS = (
     "Set",
     "Looked at",
@@ -87,17 +83,26 @@ def notes(*texts: str) -> Markup:
 
 
 def _among(found: Mapping[str, Any]) -> Markup:
+    return section(
+        "Among the real images",
+        _cloud_table(found, COVERAGE),
+        element("h3", "Diversity within a class"),
+        _cloud_table(found, DIVERSITY),
+        notes(*_cloud_notes(found)),
+    )
+
+
+def _cloud_table(found: Mapping[str, Any], measures: Mapping[str, str]) -> Markup:
     rows = [
-        (row["label"], str(row["per_class"]), *_cloud_cells(row["clouds"])) for row in found["rows"]
+        (row["label"], str(row["per_class"]), *_cloud_cells(row["clouds"], measures))
+        for row in found["rows"]
     ]
     draws = found["options"]["references"]
     rows += [
-        (f"Random real images, {draws} draws", size, *_spread_cells(measures))
-        for size, measures in found["references"].items()
+        (f"Random real images, {draws} draws", size, *_spread_cells(spreads, measures))
+        for size, spreads in found["references"].items()
     ]
-    return section(
-        "Among the real images", table(CLOUD_HEADINGS, rows), notes(*_cloud_notes(found))
-    )
+    return table(("Set", "Per class", *measures.values()), rows)
 
 
 def _cloud_notes(found: Mapping[str, Any]) -> list[str]:
@@ -107,30 +112,34 @@ def _cloud_notes(found: Mapping[str, Any]) -> list[str]:
         f"Features of a {network}, {training}; means over the classes. A real image carries a "
         f"ball that reaches to the {k}-th nearest one of its class.",
         "Precision: images inside some ball. Density: balls an image lies in, over "
-        f"{k}; about 1 for real images. Coverage: balls with an image inside. Recall: real images "
-        "inside such a ball of the set's own, which a handful of images makes very wide.",
+        f"{k}; 1 is to be expected of other real images. Coverage: balls with an image inside. "
+        "Recall: real images inside such a ball of the set's own, which a handful of images makes "
+        "very wide.",
         "Mean distance and Vendi score tell how different the images of a class are; the latter "
         "counts images that differ, from 1 to all.",
-        "Read each number beside random real images of the same number. Those are among the real "
-        "ones themselves, so their precision is 100 %. ± is over draws.",
+        "Read each number beside as many random real images. These are among the real ones, in "
+        f"balls of their own: their precision is 100 %, their density about {1 + 1 / k:.2g}. ± is "
+        "over draws.",
     ]
 
 
-def _cloud_cells(measures: Mapping[str, float | None]) -> list[str]:
-    return ["–" if (value := measures[key]) is None else _cloud_text(key, value) for key in CLOUDS]
+def _cloud_cells(found: Mapping[str, float | None], measures: Iterable[str]) -> list[str]:
+    return ["–" if (value := found[key]) is None else _text(key, value) for key in measures]
 
 
-def _cloud_text(key: str, value: float) -> str:
-    return percent(value) if key in ("precision", "recall", "coverage") else f"{value:.2f}"
-
-
-def _spread_cells(measures: Mapping[str, Mapping[str, float] | None]) -> list[str]:
+def _spread_cells(
+    spreads: Mapping[str, Mapping[str, float] | None], measures: Iterable[str]
+) -> list[str]:
     cells = []
-    for key in CLOUDS:
-        spread = measures[key]
+    for key in measures:
+        spread = spreads[key]
         values = [] if spread is None else [spread["mean"], spread["std"]]
-        cells.append(" ± ".join(_cloud_text(key, value) for value in values) or "–")
+        cells.append(" ± ".join(_text(key, value) for value in values) or "–")
     return cells
+
+
+def _text(key: str, value: float) -> str:
+    return percent(value) if key in ("precision", "recall", "coverage") else f"{value:.2f}"
 
 
 def _nearest(found: Mapping[str, Any], folder: Path) -> Markup:

@@ -77,7 +77,7 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
         f"{1 - gamma:g} without. Each is mapped to 0 to 100 %; no gain and no gap is 26.9 %.",
         f"Protocol {protocol['name']}, last epoch, the rate of every cell chosen among {rates} "
         f"times the protocol's on {found['held_out']:,} training images held out, never on test "
-        "images. DD-Ranking chooses rate and epoch on test images, so its scores are higher.",
+        "images. DD-Ranking chooses rate and epoch on test images: do not mix scores.",
         "Random images are one draw, free of those held out; a distilled set may have seen them. "
         "Intervals (Welch) are over students and do not hold that draw or the choice of the rate.",
     ]
