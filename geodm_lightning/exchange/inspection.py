@@ -9,7 +9,6 @@ from pathlib import Path
 from torch import Tensor
 
 from geodm_lightning.data.catalog import catalog
-from geodm_lightning.data.sources import is_in_memory
 from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.exchange.declaration import Declaration
 from geodm_lightning.exchange.foreign import Foreign
@@ -135,7 +134,8 @@ def _candidates(foreign: Foreign) -> list[DatasetSpec]:
         channels = {1}
     size, found = images.shape[-1], []
     for spec in catalog().values():
-        fits = size == spec.resolution if is_in_memory(spec.name) else size >= SMALLEST_PICTURE
+        as_pictures = spec.resolution >= SMALLEST_PICTURE
+        fits = size >= SMALLEST_PICTURE if as_pictures else size == spec.resolution
         if fits and spec.num_classes in classes - {0} and {spec.channels} == channels:
             found.append(spec._replace(resolution=size))
     return found

@@ -1,5 +1,9 @@
 """What is not declared is inferred with a warning, or asked for; never taken silently."""
 
+import ast
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -192,6 +196,21 @@ def test_orders_of_mtt_list_each_class_once():
         assert len(set(indices)) == dataset_spec(name).num_classes
         ranks = mtt_order(name)
         assert ranks is None or sorted(ranks) == list(range(10))
+
+
+def test_orders_of_mtt_are_those_of_the_installed_ddranking():
+    package = importlib.util.find_spec("ddranking")
+    if package is None:
+        pytest.skip("ddranking is not installed")
+    source = (Path(package.origin).parent / "utils/data.py").read_text()
+    tree = ast.parse(source)
+    (subsets,) = (node for node in tree.body if getattr(node, "name", "") == "ImageNetSubsets")
+    theirs = {
+        entry.targets[0].id: tuple(ast.literal_eval(entry.value))
+        for entry in subsets.body
+        if isinstance(entry.value, ast.List)
+    }
+    assert theirs == MTT_ORDER
 
 
 def test_an_experiment_of_several_is_chosen(tmp_path, made, spec):

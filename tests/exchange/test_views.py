@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
+from geodm_lightning.data.catalog import dataset_spec
 from geodm_lightning.data.views import ViewRecipe, draw
 from geodm_lightning.exchange.conversion import convert_set
 from geodm_lightning.exchange.declaration import Declaration
@@ -77,6 +78,31 @@ def test_views_belong_to_the_images_they_were_made_of(source, tmp_path, spec):
             assert torch.equal(batch.partners, kept[2])
             assert batch.shares.unique().tolist() == pytest.approx([0.7])
             assert batch.boxes.unique(dim=0).tolist() == [[1, 2, 5, 8]]
+
+
+def test_views_follow_images_whose_folders_sort_otherwise_than_their_classes(tmp_path, made):
+    """ImageFolder lists 0, 1, 10, 11, 2 …: the positions of FKD are not those of the classes."""
+    names = tuple(f"class {number}" for number in range(12))
+    spec = dataset_spec("cifar10")._replace(resolution=8, num_classes=12, class_names=names)
+    folder = write_set(tmp_path / "fkd/images", made(of=spec, eight_bits=True), format="images")
+    for child in list(folder.iterdir()):
+        child.rename(folder / f"new{int(child.name)}")
+    labels = tmp_path / "fkd/labels/epoch_0"
+    labels.mkdir(parents=True)
+    for number, (images, _) in enumerate(loader_of(folder)):
+        logits = images.float().flatten(1)[:, :12].half()  # tells the image
+        own = torch.arange(len(images))
+        crops = torch.tensor([0.0, 0, 1, 1]).expand(len(images), 4)
+        content = [crops.clone(), own > 99, None, None, None, logits]
+        torch.save(content, labels / f"batch_{number}.tar")
+    imported = read_set(tmp_path / "fkd", spec=spec)
+    distilled = imported.distilled
+    expected = distilled.images.float().flatten(1)[:, :12].half()
+    agreeing = distilled._replace(labels=expected.argmax(1))  # what these logits say
+    given = import_views(imported._replace(distilled=agreeing), tmp_path / "given")
+    for batch in given.batches(0):
+        assert torch.equal(batch.logits, expected[batch.indices])
+    assert given.mix == "none"
 
 
 def test_every_epoch_has_an_order_of_its_own(source, tmp_path, spec):
