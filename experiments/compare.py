@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> None:
             raise InputError(f"no row '{key}' in {place}; choose one of {', '.join(results)}")
         rows.append(results[key])
     first, second = rows
-    print(f"{first.full_label} minus {second.full_label}")
-    print("\n".join(describe(compare(first, second))))
+    lines = describe(compare(first, second))
+    print("\n".join([f"{first.full_label} minus {second.full_label}", *lines]))
 
 
 if __name__ == "__main__":

@@ -178,7 +178,8 @@ def describe(comparison: Comparison) -> list[str]:
     lines = [
         f"points by seed: {by_seed}; mean {100 * c.mean:+.1f}, {100 * LEVEL:g} % interval {low} to "
         f"{high}{size}",
-        f"{c.test} test over {units}: t = {c.t:.2f}, p = {c.p:.3f} (two-sided); it speaks {c.scope}",
+        f"{c.test} test over {units}: t = {c.t:.2f}, p = {c.p:.3f} (two-sided); "
+        f"it speaks {c.scope}",
     ]
     if c.flipped is not None:
         lines.append(f"exact sign-flip permutation test over the seeds: p = {c.flipped:.3f}")
