@@ -120,6 +120,7 @@ h2{font-size:1.15rem;margin:0 0 .8rem}
 h3{font-size:.95rem;margin:1.2rem 0 .4rem}
 section{margin-top:2.2rem;padding-top:1.4rem;border-top:1px solid var(--grid)}
 p,li{margin:.3rem 0}
+h1,h2,h3,p,li,summary{overflow-wrap:anywhere}
 .lead,.note,figcaption{color:var(--muted)}
 .note{font-size:.85rem;padding-left:1.1rem}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.7rem;

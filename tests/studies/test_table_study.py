@@ -17,17 +17,16 @@ COSTS = {"seconds_per_iteration": 0.5, "seconds": 50.0, "peak_memory_bytes": 2_0
 
 @pytest.fixture
 def plan(tmp_path):
-    """Three seeds of digits_ipc10: GeoDM always about five points ahead of DM, DM far from random."""
+    """Three seeds of digits_ipc10: GeoDM always about five points ahead, DM far from random."""
     plan = read_plan("small", small_options(tmp_path, num_seeds=3))
-    by_seed = {
-        seed: [
+    by_seed = {}
+    for seed in plan.seeds:
+        own = {"seed": seed, "schedule_share": 0.1}
+        by_seed[seed] = [
             result("random", 0.30, 0.32, seed=seed),
-            result("dm", 0.48 + 0.01 * seed, 0.50, seed=seed, schedule_share=0.1,
-                   costs={str(seed): COSTS}),
-            result("geodm", 0.531 + 0.01 * seed, 0.55 + 0.002 * (seed == 1), seed=seed, schedule_share=0.1),
+            result("dm", 0.48 + 0.01 * seed, 0.50, costs={str(seed): COSTS}, **own),
+            result("geodm", 0.531 + 0.01 * seed, 0.55 + 0.002 * (seed == 1), **own),
         ]
-        for seed in plan.seeds
-    }  # fmt: skip
     write_run(plan.run_dir / "digits_ipc10_dm", by_seed)
     return plan
 
