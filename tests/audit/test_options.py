@@ -47,7 +47,7 @@ def test_a_bad_option_is_named(settings, key):
 
 def test_a_missing_option_is_named(settings):
     scores = {key: value for key, value in settings["scores"].items() if key != "rates"}
-    with pytest.raises(InputError, match="scores.rates is missing; see configs/scores"):
+    with pytest.raises(InputError, match=r"scores.rates is missing; see configs/scores"):
         check_options({**settings, "scores": scores})
 
 
