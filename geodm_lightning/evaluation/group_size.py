@@ -146,17 +146,26 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _seconds_per_step(course: Course, indices: Sequence[int], site: Site) -> float:
-    clock = _Clock(site.device)
+    clock = StepClock(site.device)
     trainer = site.trainer(max_epochs=1, max_steps=TRIAL_STEPS, callbacks=[clock])
     trainer.fit(course.students(indices), course.batches(indices))
     return statistics.median(clock.seconds[1:])
 
 
-class _Clock(Callback):
-    """Times the steps of a training, the making of their batches included."""
+class StepClock(Callback):
+    """Times the steps of a training, the making of their batches included.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: Whose work is waited for.
+        now: Tells the time in seconds.
+
+    Attributes:
+        seconds: What every step took.
+    """
+
+    def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
         self._device = device
+        self._clock = now
         self._last = 0.0
         self.seconds: list[float] = []
 
@@ -173,4 +182,4 @@ class _Clock(Callback):
     def _now(self) -> float:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        return self._clock()
