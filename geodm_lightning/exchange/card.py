@@ -8,6 +8,7 @@ from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.types import DatasetSpec
 
 KEPT = ("method", "label", "seed", "schedule", "digest", "source", "learned", "provenance")
+HALF_LEVEL = 1 / 500  # what rounding alone may move, a little more than 1/510
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
 
 
@@ -26,12 +27,13 @@ def card(
     size = next((name for limit, name in SIZES if num_images < limit), "100K<n<1M")
     label = manifest.get("label", "Distilled set")
     licence = manifest.get("licence") or spec.licence
-    pixels = (
-        f"Pixels were rounded to 8 bits for this folder and moved by up to {rounding:.2g} of unit "
-        "range; the set itself has float pixels."
-        if rounding
-        else "Pixels are 8 bits, as in the set itself."
-    )
+    pixels = "Pixels are 8 bits, as in the set itself."
+    if rounding:
+        clipped = "" if rounding < HALF_LEVEL else ", because some were outside unit range"
+        pixels = (
+            f"Pixels were rounded to 8 bits for this folder and moved by up to {rounding:.2g} of "
+            f"unit range{clipped}; the set itself has float pixels."
+        )
     stated = {key: manifest[key] for key in KEPT if key in manifest}
     sections = [
         "\n".join(_front_matter(spec, size)),

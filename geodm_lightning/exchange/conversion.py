@@ -10,7 +10,7 @@ from geodm_lightning.exchange.declaration import Declaration
 from geodm_lightning.exchange.native import VIEWS, dataset_of
 from geodm_lightning.exchange.reading import read_set
 from geodm_lightning.exchange.views import import_views
-from geodm_lightning.exchange.writing import spec_of, write_set
+from geodm_lightning.exchange.writing import losses, spec_of, write_set
 from geodm_lightning.types import DatasetSpec, InputError
 
 
@@ -42,7 +42,7 @@ def convert_set(
         results: Markdown for the card of ``hf``.
 
     Returns:
-        What had to be inferred.
+        What had to be inferred, and what ``to`` loses.
 
     Raises:
         InputError: As :func:`~geodm_lightning.exchange.reading.read_set` and
@@ -65,7 +65,7 @@ def convert_set(
     )
     if to == "native" and imported.views is not None:
         import_views(imported, target / VIEWS, seed=declared.seed)
-    return imported.warnings
+    return (*imported.warnings, *losses(imported.distilled, to))
 
 
 def _own_spec(source: Path) -> DatasetSpec:

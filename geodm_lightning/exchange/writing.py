@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.exchange.class_folders import write_class_folders
 from geodm_lightning.exchange.declaration import FKD_SEED
@@ -12,12 +14,17 @@ from geodm_lightning.exchange.fkd import write_fkd
 from geodm_lightning.exchange.formats import FORMATS
 from geodm_lightning.exchange.image_folder import write_image_folder
 from geodm_lightning.exchange.native import write_native
+from geodm_lightning.exchange.pictures import to_bytes
 from geodm_lightning.exchange.spaces import load_whitening
 from geodm_lightning.exchange.tensor_files import write_dc, write_ddranking, write_idc, write_idm
 from geodm_lightning.exchange.trajectories import write_trajectory
 from geodm_lightning.types import DatasetSpec, InputError
 
 HARD_ONLY = ("dc", "idc", "idm", "images", "fkd")  # formats that have no place for soft labels
+
+IN_BYTES = ("images", "fkd", "hf")
+WITH_MOSAICS = ("native", "idc", "idm")
+WITH_RATE = ("native", "mtt", "datm", "ddranking")
 
 
 def write_set(
@@ -36,8 +43,8 @@ def write_set(
     Read back, ``native``, ``idc`` and 8-bit pictures are the same bit for bit; normalised pixels
     of unit range (``dc``, ``idm``, ``mtt``, ``datm``, ``ddranking``) come back within 2⁻²³,
     whitened ones within float32 rounding times the condition of the matrix. ``images`` and ``hf``
-    keep 8 bits: float pixels move by up to half a grey level, 1/510. Formats without mosaics get
-    them cut.
+    keep 8 bits: float pixels of unit range move by up to half a grey level, 1/510, others are
+    clipped. Formats without mosaics get them cut. :func:`losses` tells what a format loses.
 
     Args:
         target: File or folder to make.
@@ -103,6 +110,25 @@ def _check(
         )
     if format == "fkd" and views is None:
         raise InputError("fkd needs views=FOLDER: views that came with a set, or a run's labels")
+
+
+def losses(distilled: DistilledSet, format: str) -> tuple[str, ...]:
+    """Return what of a set is lost or changed in a format, one line each."""
+    lost = []
+    if format in IN_BYTES and distilled.images.dtype != torch.uint8:
+        _, moved = to_bytes(distilled.images)
+        outside = (distilled.images < 0) | (distilled.images > 1)
+        clipped = f", {outside.float().mean().item():.0%} of them clipped to unit range"
+        lost.append(
+            f"{format} keeps 8 bits: pixels moved by up to {moved:.2g} of unit range"
+            f"{clipped if outside.any() else ''}"
+        )
+    factor = int(distilled.manifest.get("factor", 1))
+    if factor > 1 and format not in WITH_MOSAICS:
+        lost.append(f"{format} knows no mosaics: each is cut into {factor**2} images")
+    if distilled.manifest.get("learned") and format not in WITH_RATE:
+        lost.append(f"{format} has no place for the learned rate")
+    return tuple(lost)
 
 
 def spec_of(distilled: DistilledSet) -> DatasetSpec:

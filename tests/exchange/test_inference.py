@@ -59,7 +59,7 @@ def test_pixels_that_could_be_of_two_spaces_are_asked_about(keep, made, spec):
     declared = WHOLE._replace(space="unit")
     imported = read_set(keep(images, made().labels), spec=spec, declared=declared)
     assert torch.equal(imported.distilled.images, images)
-    assert len(said(imported, "pixels are not clamped: -0.05 to 1.05")) == 1
+    assert len(said(imported, "pixels are not clamped: -0.05 to 1.05, 9% outside")) == 1
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,12 @@ def test_pixels_outside_the_declared_range_are_refused(keep, made, spec, space, 
     declared = WHOLE._replace(space=space)
     with pytest.raises(InputError, match=f"space={space} is declared, but "):
         read_set(keep(made().images * scale, made().labels), spec=spec, declared=declared)
+
+
+def test_clean_normalised_pixels_are_not_taken_for_unit(keep, made, spec):
+    path = keep(normalise(made().images, spec), made().labels)
+    with pytest.raises(InputError, match=r"space=unit is declared, but .*: space=normalised"):
+        read_set(path, spec=spec, declared=WHOLE._replace(space="unit"))
 
 
 def test_bytes_kept_as_floats_are_bytes_when_declared(keep, made, spec):

@@ -9,7 +9,7 @@ from geodm_lightning.exchange.declaration import Declaration
 from geodm_lightning.exchange.formats import FORMATS, format_of
 from geodm_lightning.exchange.reading import read_set
 from geodm_lightning.exchange.spaces import from_unit, load_whitening
-from geodm_lightning.exchange.writing import write_set
+from geodm_lightning.exchange.writing import losses, write_set
 from geodm_lightning.types import InputError
 
 UNIT_ROUNDING = 2**-23  # of pixels that were normalised and are not any more
@@ -37,6 +37,31 @@ def test_float_pixels_come_back(tmp_path, made, spec, format, factor):
     assert torch.equal(read.labels, expected.labels)
     assert read.manifest["factor"] == expected.manifest["factor"]
     assert read.manifest["ipc"] == len(expected.labels) // spec.num_classes
+
+
+@pytest.mark.parametrize("format", FLOAT)
+def test_pixels_that_were_learned_without_clamping_come_back(tmp_path, made, spec, format):
+    """As far out as sets of few images were measured to be, with the space declared."""
+    distilled = made()
+    distilled = distilled._replace(images=distilled.images * 16 - 7.5)
+    target = write_set(tmp_path / NAMES.get(format, format), distilled, format=format)
+    space = None if format == "native" else "unit" if format in EXACT else "normalised"
+    declared = Declaration(space=space, factor=1 if format in ("idc", "idm") else None)
+    imported = read_set(target, spec=spec, declared=declared)
+    bound = 0 if format in EXACT else UNIT_ROUNDING * (1 + distilled.images.abs().max())
+    assert (imported.distilled.images - distilled.images).abs().max() <= bound
+    assert format == "native" or any("not clamped" in line for line in imported.warnings)
+
+
+def test_what_a_format_loses_is_told(made):
+    assert losses(made(), "idc") == losses(made(eight_bits=True), "images") == ()
+    wild = made(factor=2, learned=0.1)
+    wild.images[0] = 3
+    bits, mosaics, rate = losses(wild, "hf")
+    assert bits.startswith("hf keeps 8 bits: pixels moved by up to 2 of unit range, 5% of them")
+    assert mosaics == "hf knows no mosaics: each is cut into 4 images"
+    assert rate == "hf has no place for the learned rate"
+    assert losses(wild, "native") == ()
 
 
 @pytest.mark.parametrize("format", ["native", "idc", "images", "hf"])
