@@ -67,10 +67,11 @@ def methods_of(settings: Settings) -> list[Method]:
     before = [rows[name] for name in order if name in wanted]
     after = [rows["whole"]] if "whole" in wanted else []
     beside = [*own.others, *variants_of(settings, kind=own.main.kind)]
-    taken = {row.key for row in (*rows.values(), own.main) if row is not None}
-    for row in beside:
+    taken = {row.key for row in rows.values() if row is not None}
+    for row in (own.main, *beside):
         if row.key in taken:
-            raise InputError(f"row {row.key!r} has the name of another row; rename it")
+            noun = "set" if row.kind == "imported" else "variant"
+            raise InputError(f"{noun} {row.key!r} has the name of another row; rename it")
         taken.add(row.key)
     main = [own.main._replace(is_main=True)]
     made = [*main, *beside] if own.main.kind == "imported" else [*beside, *main]

@@ -1,0 +1,246 @@
+"""Sets made elsewhere: the command line, the rows they become, whole runs, refusals."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from geodm_lightning import assembly
+from geodm_lightning.data.catalog import dataset_spec
+from geodm_lightning.data.datamodule import RealDataModule
+from geodm_lightning.distilled.distilled_set import DistilledSet, class_major_labels
+from geodm_lightning.distilled.storage import load_set, save_set
+from geodm_lightning.evaluation.result import load_results
+from geodm_lightning.methods import called, methods_of
+from geodm_lightning.pipeline import run
+from geodm_lightning.settings import check_settings
+from geodm_lightning.stages.arguments import overrides_of
+from geodm_lightning.types import InputError
+from tests.experiment import compose_config, compose_settings
+
+SCRIPT = Path(__file__).resolve().parent.parent / "experiments" / "evaluate.py"
+SHORT = (
+    "schedule=quick",
+    "schedule.max_student_epochs=2",
+    "schedule.max_students=1",
+    "evaluation.together=1",
+    "network.width=8",
+    "stages=[distill,relabel,evaluate,report]",
+)
+
+
+def make_set(folder, *, seed=0, label="DM", method="dm", ipc=2, soft=False, **manifest):
+    """Write a native set of real digits and return its folder."""
+    data = RealDataModule("digits")
+    data.setup()
+    generator = torch.Generator().manual_seed(seed)
+    images = data.train.gather(data.train.draw(ipc, generator=generator).flatten())
+    known = {"method": method, "label": label, "ipc": ipc, "factor": 1, "seed": seed, **manifest}
+    known["dataset"] = data.spec._asdict()
+    labels = class_major_labels(10, ipc)
+    logits = torch.randn(len(labels), 10, generator=generator) + 9 * torch.eye(10)[labels]
+    save_set(folder, DistilledSet(images, labels, known, logits if soft else None))
+    return folder
+
+
+def judge(folder, *arguments):
+    """Run the command in this process and return the folder of its run."""
+    run(compose_config(*overrides_of([*arguments, *SHORT, f"run_dir={folder}/runs", "name=it"])))
+    return folder / "runs" / "it"
+
+
+def settings_for(*arguments):
+    return compose_settings(*overrides_of(list(arguments)))
+
+
+def test_a_native_set_says_what_it_is_to_be_judged_by(tmp_path):
+    path = make_set(tmp_path / "runs" / "x" / "0" / "distilled")
+    settings = settings_for(f"distilled={path}")
+    check_settings(settings)
+    assert settings["data"]["name"] == "digits"
+    assert settings["name"] == "digits_ipc2_dm_protocol_a"
+    assert settings["schedule"]["name"] == "full"
+    assert settings["schedule"]["max_student_epochs"] is None
+    assert settings["evaluation"]["protocol"]["epochs"] == 1000
+    assert [row.key for row in methods_of(settings)] == ["random", "dm"]
+    other = settings_for(f"distilled={path}", "evaluation=protocol_c", "schedule=quick")
+    assert other["name"] == "digits_ipc2_dm_protocol_c_quick"
+    assert other["schedule"]["max_student_epochs"] == 200
+
+
+def test_whatever_is_said_is_kept_and_foreign_words_find_their_setting(tmp_path):
+    (tmp_path / "it's (1).pt").write_bytes(b"x")
+    arguments = [
+        f"distilled={tmp_path}/it's (1).pt", "data=cifar10", "space=zca", "factor=2",
+        "labels=logits", f"zca={tmp_path}/z.pt", "order=[b,a]", "baselines=[random,whole]",
+        "network.width=16", "name=n",
+    ]  # fmt: skip
+    settings = settings_for(*arguments)
+    distiller = settings["distiller"]
+    assert distiller["path"] == [f"{tmp_path}/it's (1).pt"]
+    assert (distiller["space"], distiller["factor"], distiller["labels"]) == ("zca", 2, "logits")
+    assert (distiller["zca"], distiller["order"]) == (f"{tmp_path}/z.pt", ["b", "a"])
+    assert (settings["name"], settings["baselines"]) == ("n", ["random", "whole"])
+    assert settings["network"] == {"name": "convnet", "depth": None, "width": 16}
+    again = overrides_of(overrides_of(arguments))  # as the processes of a run are started
+    assert again == overrides_of(arguments)
+
+
+def test_a_glob_is_one_row_with_a_set_for_each_seed(tmp_path):
+    for seed in (0, 2, 10):
+        make_set(tmp_path / "x" / str(seed) / "distilled", seed=seed)
+    other = make_set(tmp_path / "y" / "distilled")
+    settings = settings_for(f"distilled=[{tmp_path}/x/*/distilled,{other}]")
+    assert settings["num_seeds"] == 3
+    row, single = methods_of(settings)[1:]
+    assert [Path(p).parent.name for p in row.settings["distiller"]["path"]] == ["0", "2", "10"]
+    assert single.settings["distiller"]["path"] == str(other)
+    assert [row.label, single.label] == ["DM, x", "DM, y"]  # told apart by their paths
+    assert (row.is_main, single.is_main) == (True, False)
+
+
+def test_names_are_the_telling_part_of_a_path():
+    assert called("a/cifar10/data.pt") == "cifar10"
+    assert called("res_DM_CIFAR10.pt") == "res_DM_CIFAR10"
+    assert called("runs/it/3/distilled") == "it"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "usage: python experiments/evaluate.py distilled=PATH"),
+        (["distilled=nowhere"], "no distilled set at nowhere"),
+        (["distilled=no*where"], r"no distilled set at no\*where"),
+        (["distilled=[a"], "does not end; close it by ]"),
+        (["distilled=[a,]"], "lacks a path"),
+        (["distilled=README.md"], "README.md does not tell its data set; add data=NAME"),
+    ],
+)
+def test_arguments_that_cannot_be_meant(arguments, message, monkeypatch):
+    monkeypatch.chdir(SCRIPT.parent.parent)
+    with pytest.raises(InputError, match=message) as caught:
+        overrides_of(arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("judged")
+    sets = [make_set(folder / "dm", schedule_share=0.5), make_set(folder / "b", seed=1, label="B")]
+    wide = "+architectures.wide={label: Wide, name: convnet, depth: 3, width: 16}"
+    arguments = (f"distilled=[{sets[0]},{sets[1]}]", "num_seeds=2", wide)
+    return folder, sets, arguments, judge(folder, *arguments)
+
+
+def test_rows_and_random_images_stand_in_one_table(judged):
+    _, sets, _, path = judged
+    results = load_results(path / "results.json")
+    rows = [result.key for result in results]
+    each = ("", "@wide")
+    assert rows == [f"{row}{name}" for row in ("random", "dm", "b") for name in each]
+    by_key = {result.key: result for result in results}
+    assert by_key["dm"].students[0].set_digest == load_set(sets[0]).digest()
+    assert by_key["dm"].num_sets == by_key["b@wide"].num_sets == 1
+    assert by_key["random"].num_sets == 2  # drawn again for every seed
+    assert {result.ipc for result in results} == {2}
+    assert by_key["dm"].schedule_share == 0.5
+    assert {result.protocol.recipe_digest() for result in results} == {
+        results[0].protocol.recipe_digest()
+    }
+    protocols = {(r.protocol.network, r.protocol.digest()) for r in results}
+    assert len(protocols) == 2
+    table = (path / "table.md").read_text()
+    assert "| Method | Images per class | convnet, % | Wide, % |" in table
+    assert "over the students of one set" in table
+    assert "over the sets of the seeds: Random real images" in table
+    copied = load_set(path / "0" / "distilled")
+    assert torch.equal(copied.images, load_set(sets[0]).images)
+    assert copied.manifest["imported"]["path"] == str(sets[0])
+
+
+def test_a_finished_judgement_is_not_made_again(judged):
+    folder, _, arguments, path = judged
+    kept = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.name in ("results.json",)}
+    kept |= {p: p.stat().st_mtime_ns for p in path.rglob("student-*.json")}
+    judge(folder, *arguments)
+    assert {p: p.stat().st_mtime_ns for p in kept if p.parent != path} == {
+        p: time for p, time in kept.items() if p.parent != path
+    }
+
+
+def test_a_changed_file_is_noticed(judged):
+    folder, sets, arguments, _ = judged
+    before = load_set(sets[1])
+    make_set(sets[1], seed=2, label="B")
+    with pytest.raises(InputError, match=r"b has changed since it was imported into .*baselines/b"):
+        judge(folder, *arguments)
+    save_set(sets[1], before)
+
+
+def test_own_labels_are_a_column_and_are_refused_where_there_are_none(tmp_path):
+    path = make_set(tmp_path / "soft", soft=True)
+    results = load_results(
+        judge(tmp_path, f"distilled={path}", "supervision=own") / "0/results.json"
+    )
+    assert [result.key for result in results] == ["random", "dm", "dm/own"]
+    assert results[2].label_identities["0"].startswith("own ")
+    assert results[2].students[0].loss != results[1].students[0].loss
+    bare = make_set(tmp_path / "bare")
+    with pytest.raises(InputError, match="DM came without soft labels, which supervision own"):
+        judge(tmp_path / "other", f"distilled={bare}", "supervision=own")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("ipc=5",), r"share their images per class, got .*soft 2, ipc=5 5"),
+        (("num_seeds=4",), r"DM has 2 sets for 4 seeds; use num_seeds=2"),
+        (("data=mnist",), r"mnist"),
+        (("architectures=published",), "VGG-11 shrinks 8 px images to one pixel"),
+        (("+architectures.x={depth: 3}",), r"architectures.x must name a network"),
+        (("+variants.x={transport:{epsilon:1}}",), "variants change how a set is made"),
+        (("distiller.name=[Random]",), "set 'random' has the name of another row"),
+        (("distiller.name=[A,B]",), "distiller.name has 2 names for 1 sets"),
+        (
+            ("+supervision.x={label: X, teachers: all, kl: 1}",),
+            "needs teachers, but there are none",
+        ),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_a_folder_is_made(tmp_path, overrides, message):
+    path = make_set(tmp_path / "soft")
+    if "num_seeds=4" in overrides:
+        make_set(tmp_path / "soft2")
+        path = f"{path}*"
+    with pytest.raises(InputError, match=message) as caught:
+        judge(tmp_path, f"distilled={path}", *overrides)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("name", "data"), [("published", "cifar10"), ("small", "digits")])
+def test_architectures_can_be_built(name, data):
+    settings = compose_settings(f"architectures={name}", f"data={data}")
+    assembly.check_buildable(settings, dataset_spec(data), rows=[])
+    protocols = assembly.build_architectures(settings, dataset_spec(data))
+    assert [each.name for each in protocols] == ["", *settings["architectures"]]
+
+
+def test_own_labels_need_a_set_that_was_made_elsewhere():
+    with pytest.raises(InputError, match="'own' asks for labels that came with a set"):
+        check_settings(compose_settings("supervision=own"))
+
+
+def test_the_command_says_a_mistake_in_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, SCRIPT, f"distilled={tmp_path}/none"],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        f"error: there is no distilled set at {tmp_path}/none; correct the path"
+    )
+    assert list(tmp_path.iterdir()) == []
