@@ -21,6 +21,7 @@ UNCLAMPED = 0.25  # pixels learned in unit range without clamping leave it by ab
 # Learned pixels may leave unit range far: on the digits, sets of one image per class reached
 # -7 to 11 (measured), while their mean stayed that of the data. Beyond this, a space is wrong.
 LARGEST = 64.0  # pixel, in unit range
+AT_ONCE = 512  # images in double precision; decides memory only
 MEAN_OFF = 0.25  # of unit range: what the mean pixel may be outside it
 
 # Constants other projects normalise by, where they are not the catalog's (read in their loaders).
@@ -150,11 +151,11 @@ def from_unit(images: Tensor, spec: DatasetSpec) -> Tensor:
 
     De-normalised again, pixels of unit range come back within 2⁻²³.
     """
-    return normalise(images.double(), spec).float()
+    return torch.cat([normalise(part.double(), spec).float() for part in images.split(AT_ONCE)])
 
 
 def _to_unit(images: Tensor, spec: DatasetSpec) -> Tensor:
-    return denormalise(images.double(), spec).float()
+    return torch.cat([denormalise(part.double(), spec).float() for part in images.split(AT_ONCE)])
 
 
 def _declared(images: Tensor, spec: DatasetSpec, declared: Declaration) -> Settled:
