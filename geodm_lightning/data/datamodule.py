@@ -168,7 +168,7 @@ class RealDataModule(lightning.LightningDataModule):
         return TableLoader(self.test, batch_size=self._batch_size)
 
 
-def held_out(table: ImageTable, *, share: float) -> Tensor:
+def held_out(table: ImageTable, *, share: float, key: str = "data.validation") -> Tensor:
     """Mark the images of every class that are kept from training to choose settings on.
 
     The images of a class are put in an order keyed by the data set's name alone, never by the
@@ -178,6 +178,7 @@ def held_out(table: ImageTable, *, share: float) -> Tensor:
     Args:
         table: All training images.
         share: Share of every class, in (0, 1).
+        key: Setting that says it, for readers.
 
     Returns:
         ``(N,)`` booleans on the CPU.
@@ -190,7 +191,7 @@ def held_out(table: ImageTable, *, share: float) -> Tensor:
     if bool((wanted >= counts).any()):
         index = int((counts - wanted).argmin())
         raise InputError(
-            f"data.validation={share:g} leaves nothing to train on of class "
+            f"{key}={share:g} leaves nothing to train on of class "
             f"'{table.spec.class_names[index]}' of {table.spec.name}, which has "
             f"{int(counts[index])} training images; use a smaller share"
         )
