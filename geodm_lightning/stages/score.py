@@ -45,7 +45,8 @@ def score(run: Run) -> Path:
     """
     options = ScoreOptions.from_settings(run.settings)
     protocol = assembly.build_protocol(run.settings, run.data.spec)
-    table, held = run.data.train, held_out(run.data.train, share=options.validation)
+    table = run.data.train
+    held = held_out(table, share=options.validation, key="scores.validation")
     rest = table.select((~held).nonzero().flatten())
     chooser = table.select(held.nonzero().flatten())
     together = run.settings["evaluation"].get("together", 1)
