@@ -20,6 +20,7 @@ from geodm_lightning.evaluation.datamodule import (
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.student import AnyBatch, StudentModule
 from geodm_lightning.evaluation.supervision import HARD, Supervision
+from geodm_lightning.evaluation.views import ViewBatches, joint_views
 from geodm_lightning.labels.labeller import Labeller
 
 
@@ -112,10 +113,24 @@ class JointBatches:
 
     def __iter__(self) -> Iterator[Sequence[AnyBatch]]:
         labelled = [stream for stream in self._streams if isinstance(stream, LabelledBatches)]
-        if len(labelled) < len(self._streams):
+        views = [stream for stream in self._streams if isinstance(stream, ViewBatches)]
+        if len(labelled) == len(self._streams):
+            yield from _labelled(labelled)
+        elif len(views) == len(self._streams):
+            yield from _views(views)
+        else:
             yield from zip(*self._streams, strict=True)
-            return
-        device = labelled[0].labels.device
-        orders = zip(*(stream.orders() for stream in labelled), strict=True)
-        for step, chosen in enumerate(orders):
-            yield joint_batch(labelled, [indices.to(device) for indices in chosen], step)
+
+
+def _labelled(streams: Sequence[LabelledBatches]) -> Iterator[Sequence[AnyBatch]]:
+    device = streams[0].labels.device
+    chosen = zip(*(stream.orders() for stream in streams), strict=True)
+    for step, orders in enumerate(chosen):
+        yield joint_batch(streams, [indices.to(device) for indices in orders], step)
+
+
+def _views(streams: Sequence[ViewBatches]) -> Iterator[Sequence[AnyBatch]]:
+    chosen = zip(*(stream.orders() for stream in streams), strict=True)
+    for step, batches in enumerate(chosen):
+        epoch, orders = batches[0][0], [indices for _, indices in batches]
+        yield joint_views(streams, orders, epoch=epoch, step=step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -110,17 +110,25 @@ class ViewBatches:
         return self.num_steps
 
     def __iter__(self) -> Iterator[StudentBatch]:
+        for step, (epoch, indices) in enumerate(self.orders()):
+            yield self.batch(indices, epoch=epoch, step=step)
+
+    def orders(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the epoch of every batch and the images ``(n,)`` in it, on the CPU."""
         step, epoch = 0, 0
         while step < self.num_steps:
             generator = keyed_generator(self.seed, "student", self.index, "order", epoch)
             order = torch.randperm(len(self.candidate.labels), generator=generator)
-            for indices in order.split(self.batch_size)[: self.num_steps - step]:
-                yield self.batch(indices, epoch=epoch, step=step)
-                step += 1
-            epoch += 1
+            batches = order.split(self.batch_size)[: self.num_steps - step]
+            yield from ((epoch, indices) for indices in batches)
+            step, epoch = step + len(batches), epoch + 1
 
     def batch(self, indices: torch.Tensor, *, epoch: int, step: int) -> StudentBatch:
         """Return the views of images ``indices`` ``(n,)``, on the CPU, in an epoch."""
+        return joint_views([self], [indices], epoch=epoch, step=step)[0]
+
+    def labelled(self, indices: torch.Tensor, *, epoch: int) -> StudentBatch:
+        """Return the views of an epoch as teachers see them, before what students add."""
         fetch, labels = self.candidate.fetch, self.candidate.labels
         drawn = draw(
             self.recipe, seed=self.seed, epoch=epoch, indices=indices, num_images=len(labels)
@@ -131,12 +139,6 @@ class ViewBatches:
             logits = self.labeller.logits(epoch, indices, images)
         if isinstance(self.labeller, OwnLabels):
             partner_logits = self.labeller.logits(epoch, drawn.partners, images)
-        if self.augmentation is not None:
-            key = (self.seed, "student", self.index, "augment", step)
-            draws = self.augmentation.draw(
-                len(images), generator=keyed_generator(*key), shared_op=True
-            )
-            images = self.augmentation(images.unsqueeze(1), draws).squeeze(1)
         return StudentBatch(
             images=images,
             labels=labels[indices.to(labels.device)],
@@ -145,3 +147,40 @@ class ViewBatches:
             logits=logits,
             partner_logits=partner_logits,
         )
+
+    def augmented(self, batch: StudentBatch, *, step: int) -> StudentBatch:
+        """Return a batch with its student's own augmentation of a step."""
+        if self.augmentation is None:
+            return batch
+        generator = keyed_generator(self.seed, "student", self.index, "augment", step)
+        draws = self.augmentation.draw(len(batch.images), generator=generator, shared_op=True)
+        images = self.augmentation(batch.images.unsqueeze(1), draws).squeeze(1)
+        return batch._replace(images=images)
+
+
+def joint_views(
+    streams: Sequence[ViewBatches], orders: Sequence[torch.Tensor], *, epoch: int, step: int
+) -> list[StudentBatch]:
+    """Return a batch of each of several students of one run.
+
+    The views of an epoch are the same for all of them: those that several look at are made, and
+    labelled, once.
+
+    Args:
+        streams: Batches that differ in the position of their student alone.
+        orders: Images ``(n,)`` of each, on the CPU.
+        epoch: Number of the epoch.
+        step: Number of the step.
+
+    Returns:
+        What every stream would give alone.
+    """
+    chosen, places = torch.cat(list(orders)).unique(return_inverse=True)
+    views = streams[0].labelled(chosen, epoch=epoch)
+    own = places.to(views.images.device).split([len(order) for order in orders])
+    batches = [
+        StudentBatch._make(None if values is None else values[rows] for values in views)
+        for rows in own
+    ]
+    pairs = zip(streams, batches, strict=True)
+    return [stream.augmented(batch, step=step) for stream, batch in pairs]
