@@ -156,7 +156,7 @@ def study_notes(study: Study) -> list[str]:
             "by Student's t over seeds. Bold: ahead of the next row of its group and column by a "
             "two-sided paired t-test over seeds at p < 0.05, uncorrected for many tests."
         )
-    lines += list(_protocol_notes(study))
+    lines += [*_protocol_notes(study), *_schedule_notes(study)]
     lines += [
         f"[{mark}] {source}{f'; {note}' if note else ''}."
         for (source, note), mark in footnotes(study).items()
@@ -175,6 +175,17 @@ def _protocol_notes(study: Study) -> Iterator[str]:
         if told:
             listed = "; ".join(f"{name} in {', '.join(columns)}" for name, columns in told.items())
             yield f"{group.label}: protocol, digest and share of its epochs: {listed}."
+
+
+def _schedule_notes(study: Study) -> Iterator[str]:
+    """Say what share of its published iterations each row ran."""
+    told: dict[str, dict[str, None]] = {}
+    for _, row, _, cell in study.cells():
+        if cell.ours is not None and cell.ours.iterations is not None:
+            told.setdefault(share(cell.ours.iterations), {})[row.label] = None
+    if told:
+        listed = "; ".join(f"{part} by {', '.join(labels)}" for part, labels in told.items())
+        yield f"Share of the published iterations: {listed}."
 
 
 def datasets_of(columns: Sequence[StudyColumn]) -> list[tuple[str, int]]:

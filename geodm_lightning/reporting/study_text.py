@@ -23,10 +23,11 @@ MARKDOWN = "\\|*_`<[]"
 def study_to_markdown(study: Study) -> str:
     """Return a table of many runs as GitHub markdown: grid, notes, every cell, cost."""
     headings = ["Method", *(f"{column.dataset} {column.label}" for column in study.columns)]
+    rows = [_row(line, len(study.columns)) for line in grid(study)]
     lines = [
         f"# {_escape(study.title)}",
         "",
-        *markdown_lines([_escape(h) for h in headings], [_row(line) for line in grid(study)]),
+        *markdown_lines([_escape(h) for h in headings], rows),
         "",
         *(f"- {_escape(note)}" for note in study_notes(study)),
         "",
@@ -43,9 +44,9 @@ def _part(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) ->
     return [f"## {title}", "", *markdown_lines([_escape(h) for h in headings], escaped), ""]
 
 
-def _row(line: GridLine) -> list[str]:
+def _row(line: GridLine, width: int) -> list[str]:
     if line.kind == "group":
-        return [f"**{_escape(line.label)}**"]
+        return [f"**{_escape(line.label)}**", *("" for _ in range(width))]
     label = _escape(line.label) if line.kind == "ours" else f"&nbsp;&nbsp;{_escape(line.label)}"
     best = line.best or (False,) * len(line.cells)
     return [

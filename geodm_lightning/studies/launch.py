@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from geodm_lightning.command_line import CONFIGS
+from geodm_lightning.processes import take_children_along
 
 SCRIPT = CONFIGS.parent / "experiments" / "run.py"
 POLL = 0.2  # seconds
 LOG = "run.log"
+LOCK = ".lock"
+BUSY = 75  # exit code of what is to be tried again later, as in sysexits.h
 
 
 class Job(NamedTuple):
@@ -100,6 +104,7 @@ def launch(
     Returns:
         How the jobs ended, in the order they were given.
     """
+    take_children_along()
     waiting, outcomes = list(jobs), {}
     running: dict[int, tuple[Job, subprocess.Popen[bytes], float]] = {}
     try:
@@ -107,7 +112,12 @@ def launch(
             for place in range(len(environments)):
                 if place not in running and waiting:
                     job = waiting.pop(0)
-                    running[place] = (job, _start(job, environments[place]), time.monotonic())
+                    process = _start(job, environments[place])
+                    if process is None:
+                        outcomes[job.name] = Outcome(job.name, BUSY, 0.0, "another command runs it")
+                        tell(f"left {job.name}: another command runs it")
+                        continue
+                    running[place] = (job, process, time.monotonic())
                     tell(f"started {job.name}")
             time.sleep(POLL)
             for place, (job, process, began) in list(running.items()):
@@ -127,16 +137,23 @@ def launch(
     return [outcomes[job.name] for job in jobs]
 
 
-def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
+    """Start a job, None where another command runs it: each holds a lock as long as it lives."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("wb") as log:
-        return subprocess.Popen(
-            job.command,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    with job.log.with_name(LOCK).open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        with job.log.open("wb") as log:
+            return subprocess.Popen(
+                job.command,
+                env={**os.environ, **environment},
+                pass_fds=(lock.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
 
 def _describe(outcome: Outcome) -> str:

@@ -36,7 +36,7 @@ def reproduce(plan: Plan) -> int:
     CONSOLE.print(verdict_line(cell, ours, verdict))
     iterations = "" if ours.iterations is None else f"{share(ours.iterations)} of its iterations, "
     CONSOLE.print(
-        f"published in: {cell.published.source}"
+        f"source: {cell.published.source}"
         f"{f' ({cell.published.note})' if cell.published.note else ''}; schedule: {iterations}"
         f"{share(ours.epochs)} of the epochs of protocol {ours.protocol} ({ours.digest})"
     )

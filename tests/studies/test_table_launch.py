@@ -1,8 +1,10 @@
 """Runs are started beside each other, and whatever becomes of one leaves the others alone."""
 
 import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +61,48 @@ def test_jobs_end_with_their_parent(tmp_path):
         launch([job("long", tmp_path, code)], environments=[{}], tell=stop)
     with pytest.raises(ProcessLookupError):
         os.kill(int(path.read_text()), 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
+def test_runs_are_asked_to_end_with_this_process_also_by_kill_9(tmp_path):
+    code = (
+        "import os, signal, subprocess, sys, time\n"
+        "from pathlib import Path\n"
+        "from geodm_lightning.studies.launch import Job, launch\n"
+        "run = 'import os, time; from geodm_lightning.processes import die_with_parent; '\n"
+        f"run += 'die_with_parent(); print(os.getpid(), flush=True); time.sleep(600)'\n"
+        "def stop(_):\n"
+        f"    log = Path({str(tmp_path)!r}) / 'run.log'\n"
+        "    while not log.read_text().strip(): time.sleep(0.01)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"job = Job('run', (sys.executable, '-c', run), Path({str(tmp_path)!r}) / 'run.log')\n"
+        "launch([job], environments=[{}], tell=stop)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    pid = int((tmp_path / "run.log").read_text())
+    end = time.monotonic() + 30
+    while time.monotonic() < end and Path(f"/proc/{pid}/stat").exists():
+        if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+            break  # ended, and nobody has asked how
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{pid}/stat").exists()
+
+
+def test_a_run_is_never_started_twice_at_once(tmp_path):
+    path = tmp_path / "go"
+    code = f"import pathlib, time\nwhile not pathlib.Path({str(path)!r}).exists(): time.sleep(0.01)"
+    both = [job("same", tmp_path, code)._replace(name=name) for name in ("first", "second")]
+
+    def go_on(line: str) -> None:
+        if line.startswith("left"):
+            path.touch()
+
+    first, second = launch(both, environments=[{}, {}], tell=go_on)
+    assert (first.code, second.code) == (0, 75)
+    assert second.line == "another command runs it"
+    (again,) = launch(both[1:], environments=[{}], tell=go_on)
+    assert again.code == 0
 
 
 def test_gpus_are_dealt_out_in_turn_and_cores_are_shared_where_there_are_none():

@@ -64,6 +64,9 @@ def test_the_difference_is_ours_minus_the_published(plan):
     (line,) = [row for row in detail_rows(study_of(plan)) if row[0] == "digits_ipc10/dm"]
     assert line[4:6] == ("48.9 ± 0.6", "+0.6")
     assert line[6:8] == ("10 %", "25 %")
+    notes = study_notes(study_of(plan))
+    assert "Share of the published iterations: 10 % by DM, GeoDM (DM)." in notes
+    assert any("(25 %) in digits_ipc10" in note for note in notes)
 
 
 def test_a_lead_is_marked_only_where_the_paired_test_tells_it_from_chance(plan, tmp_path):
