@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 from geodm_lightning.data.catalog import dataset_spec
@@ -53,18 +55,25 @@ def convert_set(
     imported = read_set(source, spec=spec or _own_spec(source), declared=declared)
     if to == "fkd" and views is None and (source / VIEWS).is_dir():
         views = source / VIEWS
-    write_set(
-        target,
-        imported.distilled,
-        format=to,
-        overwrite=overwrite,
-        zca=whiten,
-        views=views,
-        seed=declared.seed,
-        results=results,
-    )
-    if to == "native" and imported.views is not None:
-        import_views(imported, target / VIEWS, seed=declared.seed)
+    staged = target.with_name(f".{target.name}.{os.getpid()}.{VIEWS}")
+    try:
+        has_views = to == "native" and imported.views is not None
+        if has_views:
+            import_views(imported, staged, seed=declared.seed)
+        write_set(
+            target,
+            imported.distilled,
+            format=to,
+            overwrite=overwrite,
+            zca=whiten,
+            views=views,
+            seed=declared.seed,
+            results=results,
+        )
+        if has_views:
+            staged.replace(target / VIEWS)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
     return (*imported.warnings, *losses(imported.distilled, to))
 
 

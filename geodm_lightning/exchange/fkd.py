@@ -46,7 +46,7 @@ def write_fkd(
     """Write ``images/CLASS/*.png`` and ``labels/epoch_E/batch_B.tar``."""
     with Partial(target) as folder:
         write_class_folders(folder / IMAGES, distilled, spec)
-        export_views(views, folder / LABELS, num_images=len(distilled.decode().labels), seed=seed)
+        export_views(views, folder / LABELS, distilled, seed=seed)
     return target
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from geodm_lightning.data.views import ViewRecipe, draw
+from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.exchange.declaration import FKD_SEED
 from geodm_lightning.exchange.tensor_files import save_torch
 from geodm_lightning.labels.given import GivenBatch, GivenViews
@@ -21,46 +22,60 @@ from geodm_lightning.types import InputError
 BATCH_SIZE = 100  # of labels from a store; a loader must use the same
 
 
-def export_views(views: Path, folder: Path, *, num_images: int, seed: int = FKD_SEED) -> Path:
+def export_views(
+    views: Path, folder: Path, distilled: DistilledSet, *, seed: int = FKD_SEED
+) -> Path:
     """Write ``epoch_E/batch_B.tar`` files for the loader of SRe2L and its heirs.
 
     Args:
         views: Folder of :class:`~geodm_lightning.labels.given.GivenViews`, or of a label store.
         folder: Folder to fill.
-        num_images: Images of the set.
-        seed: Of the loader's sampler, whose order the batches must follow.
+        distilled: The set they are of.
+        seed: Of the loader's sampler, whose order the batches follow.
 
     Returns:
         ``folder``.
 
     Raises:
-        InputError: If there are no such views, or FKD cannot express them: it has one
-            permutation, one share and one patch per batch, and partners within it.
+        InputError: If there are no such views, they are of another set or order, or FKD cannot
+            express them: it has one permutation, one share and one patch per batch, and partners
+            within it.
     """
+    num_images = len(distilled.labels) * int(distilled.manifest.get("factor", 1)) ** 2
     generator = torch.Generator().manual_seed(seed)
     sampler: RandomSampler = RandomSampler(range(num_images), generator=generator)
     manifest = _manifest(views)
     if "mix" in manifest:
         given = GivenViews(views)
-        epochs: Iterable[Sequence[GivenBatch]] = map(list, map(given.batches, range(given.epochs)))
-        mix, found = given.mix, given.num_images
+        _check_number(views, given.num_images, num_images)
+        epochs, mix = _given(given, sampler, seed), given.mix
     else:
         store, recipe = _open_store(views, manifest)
-        epochs, mix, found = _stored(store, recipe, sampler), "none", store.num_views
-    if found != num_images:
-        raise InputError(f"{views} has views of {found} images, the set has {num_images}")
-    own_order = "mix" not in manifest
+        _check_number(views, store.num_views, num_images)
+        if store.identity.get("images") != distilled.digest():
+            raise InputError(f"the labels in {views} were made for another set; see their manifest")
+        epochs, mix = _stored(store, recipe, sampler), "none"
     for epoch, batches in enumerate(epochs):
-        drawn = None if own_order else torch.tensor(list(sampler))
-        if drawn is not None and not torch.equal(torch.cat([b.indices for b in batches]), drawn):
-            raise InputError(
-                f"the views in {views} are not in the order of a sampler with seed={seed}; give "
-                "the seed they were made with"
-            )
         for position, batch in enumerate(batches):
             path = folder / f"epoch_{epoch}" / f"batch_{position}.tar"
             save_torch(path, _fields(batch, mix))
     return folder
+
+
+def _check_number(views: Path, found: int, num_images: int) -> None:
+    if found != num_images:
+        raise InputError(f"{views} has views of {found} images, the set has {num_images}")
+
+
+def _given(given: GivenViews, sampler: RandomSampler, seed: int) -> Iterator[list[GivenBatch]]:
+    for epoch in range(given.epochs):
+        batches = list(given.batches(epoch))
+        if torch.cat([batch.indices for batch in batches]).tolist() != list(sampler):
+            raise InputError(
+                f"the views in {given.folder} are not in the order of a sampler with seed={seed}; "
+                "give the seed they were made with"
+            )
+        yield batches
 
 
 def _fields(batch: GivenBatch, mix: str) -> list[Any]:

@@ -142,15 +142,28 @@ def test_views_written_for_their_loader_are_replayed_as_made(source, tmp_path, s
             assert torch.equal(again[5], teacher(images, labels))
 
 
+def test_a_conversion_that_fails_leaves_nothing(source, tmp_path, spec):
+    convert_set(source, tmp_path / "native", to="native", spec=spec, declared=Declaration())
+    before = sorted(tmp_path.iterdir())
+    other = Declaration(seed=1)
+    with pytest.raises(InputError, match="with seed=1 they belong to other images"):
+        convert_set(source, tmp_path / "new", to="native", spec=spec, declared=other)
+    with pytest.raises(InputError, match="not in the order of a sampler with seed=1"):
+        convert_set(tmp_path / "native", tmp_path / "new", to="fkd", spec=None, declared=other)
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_labels_of_a_run_are_written_where_fkd_can_express_them(tmp_path, made, spec):
     distilled = made(eight_bits=True)
     recipe = ViewRecipe(resolution=8, cutmix_probability=0)
-    identity = {"images": "x", "teachers": "y", "views": recipe.__dict__, "seed": 5}
+    identity = {"images": distilled.digest(), "views": recipe.__dict__, "seed": 5}
     options = {"kind": "fp16", "num_views": 20, "num_classes": 10, "num_epochs": 2}
     store = LabelStore.open(tmp_path / "store", identity=identity, **options)
     for epoch in range(2):
         store.write(epoch, teacher(distilled.images, distilled.labels) + epoch)
     write_set(tmp_path / "fkd", distilled, format="fkd", views=tmp_path / "store")
+    with pytest.raises(InputError, match="were made for another set"):
+        write_set(tmp_path / "other", made(), format="fkd", views=tmp_path / "store")
     imported = read_set(tmp_path / "fkd", spec=spec)
     given = import_views(imported, tmp_path / "given")
     assert given.mix == "none"
