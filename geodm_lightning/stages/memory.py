@@ -6,7 +6,6 @@ import ctypes
 import gc
 import os
 import resource
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,21 +156,12 @@ def explained(stage: str, work: Callable[[], object], advise: Callable[[], str])
         if not is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        _forget(error)
     else:
         return
-    gc.collect()
+    gc.collect()  # frames of the work may hold each other
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     raise InputError(f"out of memory in stage {stage}: {advise()} ({reason})")
-
-
-def _forget(error: BaseException | None) -> None:
-    """Let go of all that the frames hold which an exception keeps alive."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error.__traceback__ = None
-        error = error.__context__
 
 
 def gigabytes(number: int | float) -> str:
