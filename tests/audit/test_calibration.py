@@ -59,6 +59,15 @@ def test_equals_a_slow_count(device, rng, num_bins):
     assert found == pytest.approx(slow(logits, labels, num_bins), abs=1e-12)
 
 
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_a_bin_holds_its_upper_end(num_classes):
+    """An answer without any idea is as sure as the first of as many bins as classes allows."""
+    sums = confidence_sums(
+        torch.zeros(3, num_classes), torch.zeros(3, dtype=torch.int64), num_bins=num_classes
+    )
+    assert sums[0].tolist() == [3] + [0] * (num_classes - 1)
+
+
 def test_batches_and_students_add_up(device, rng):
     logits = torch.randn(3, 50, 4, generator=rng, device=device)
     labels = torch.randint(4, (50,), generator=rng, device=device)
