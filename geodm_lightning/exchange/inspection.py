@@ -77,12 +77,7 @@ def describe_set(distilled: DistilledSet) -> Iterator[str]:
 
 
 def num_duplicates(images: Tensor) -> int:
-    """Return how many images ``(N, ch, h, w)`` are exact copies of an earlier one.
-
-    Example:
-        >>> num_duplicates(torch.tensor([1.0, 2.0, 1.0, 1.0]).reshape(4, 1, 1, 1))
-        2
-    """
+    """Return how many images ``(N, ch, h, w)`` are exact copies of an earlier one."""
     seen = {hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in images}
     return len(images) - len(seen)
 

@@ -55,9 +55,12 @@ def read_trajectory(path: Path, spec: DatasetSpec, declared: Declaration) -> For
         found = ", ".join(sorted(entry.name for entry in path.glob(f"{IMAGES}*.pt")))
         if "," in found:
             warnings.append(f"took {images.name} of {found}; give one file to choose")
+    values = as_tensor(load_torch(labels), "labels", labels)
+    if values.ndim == 2 and not rate.is_file():
+        warnings.append(f"no {rate.name}: DATM and TESLA train at the rate they learned")
     return Foreign(
         as_tensor(load_torch(images), "images", images),
-        as_tensor(load_torch(labels), "labels", labels),
+        values,
         files,
         space="unit" if images.name.startswith(UNWHITENED) else None,
         learned={"lr": _number(rate)} if rate.is_file() else {},
