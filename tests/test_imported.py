@@ -14,6 +14,7 @@ from geodm_lightning.data.datamodule import RealDataModule
 from geodm_lightning.distilled.distilled_set import DistilledSet, class_major_labels
 from geodm_lightning.distilled.storage import load_set, save_set
 from geodm_lightning.evaluation.result import load_results
+from geodm_lightning.exchange.writing import write_set
 from geodm_lightning.methods import called, methods_of
 from geodm_lightning.pipeline import run
 from geodm_lightning.settings import check_settings
@@ -191,6 +192,46 @@ def test_own_labels_are_a_column_and_are_refused_where_there_are_none(tmp_path):
     bare = make_set(tmp_path / "bare")
     with pytest.raises(InputError, match="DM came without soft labels, which supervision own"):
         judge(tmp_path / "other", f"distilled={bare}", "supervision=own")
+
+
+def test_a_learned_rate_is_told_and_left_alone(tmp_path, capsys):
+    path = make_set(tmp_path / "set", learned={"lr": 0.034})
+    (result,) = load_results(
+        judge(tmp_path, f"distilled={path}", "baselines=[]") / "0/results.json"
+    )
+    assert result.protocol.lr == 0.01
+    assert "learned rate of 0.034" in capsys.readouterr().out
+    manifest = load_set(tmp_path / "runs/it/0/distilled").manifest
+    assert "evaluation.protocol.lr=0.034 takes it" in manifest["imported"]["warnings"][0]
+
+
+def test_pictures_with_labelled_views_are_played_back(tmp_path):
+    """Class folders and FKD labels, as SRe2L's scripts leave them; the epochs must suffice."""
+    distilled = load_set(make_set(tmp_path / "set", ipc=4))
+    eight_bits = (distilled.images * 255).round().to(torch.uint8)
+    write_set(tmp_path / "fkd" / "images", distilled._replace(images=eight_bits), format="images")
+    generator = torch.Generator().manual_seed(42)  # of the sampler that SRe2L draws from
+    for epoch in range(2):
+        order = torch.randperm(40, generator=generator)
+        folder = tmp_path / "fkd" / "labels" / f"epoch_{epoch}"
+        folder.mkdir(parents=True)
+        for number, indices in enumerate(order.split(16)):
+            crops = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(indices), 4).clone()
+            partners = torch.arange(len(indices)).flip(0)
+            logits = 9 * torch.eye(10)[distilled.labels[indices]].half()
+            content = [crops, torch.zeros(len(indices)) > 0, partners, 1.0, [0, 0, 0, 0], logits]
+            torch.save(content, folder / f"batch_{number}.tar")
+    arguments = (
+        f"distilled={tmp_path}/fkd", "data=digits", "supervision=own_kl", "~supervision.hard",
+        "evaluation=protocol_sre2l", "evaluation.protocol.resolution=null", "baselines=[random]",
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"in 3 batches of 16, protocol SRe2L makes 1 of 1024"):
+        judge(tmp_path, *arguments)
+    path = judge(tmp_path / "again", *arguments, "evaluation.protocol.batch_size=16")
+    (result,) = load_results(path / "0" / "results.json")
+    assert result.key == "fkd/own"
+    assert result.students[0].num_steps == 6
+    assert result.label_identities["0"].startswith("given ")
 
 
 @pytest.mark.parametrize(

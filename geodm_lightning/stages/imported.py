@@ -100,6 +100,7 @@ def import_set(run: Run, row: Method) -> DistilledSet:
     """
     path = path_of(row, run.seed)
     imported = read(row, path, run.data.spec)
+    imported = imported._replace(warnings=(*imported.warnings, *rate_notes(imported.distilled)))
     if run.site.processes.is_main:
         for warning in imported.warnings:
             line = f"warning: {row.label}: {warning}"
@@ -114,6 +115,17 @@ def import_set(run: Run, row: Method) -> DistilledSet:
         "imported": {"path": str(path), "warnings": list(imported.warnings)},
     }
     return imported.distilled._replace(manifest=manifest)
+
+
+def rate_notes(distilled: DistilledSet) -> tuple[str, ...]:
+    """Say that a set came with a learned rate, which no protocol takes over by itself."""
+    rate = distilled.manifest.get("learned", {}).get("lr")
+    if rate is None:
+        return ()
+    take = f"evaluation.protocol.lr={rate:g}"
+    return (
+        f"it came with a learned rate of {rate:g}; the protocol keeps its own, {take} takes it",
+    )
 
 
 def check_unchanged(run: Run, row: Method) -> None:
