@@ -43,7 +43,10 @@ def summarise(path: Path) -> str:
     Raises:
         InputError: If the file holds no sweep.
     """
-    from geodm_lightning.studies.sweep_summary import write_summary
+    from geodm_lightning.studies.sweep_page import write_page
+    from geodm_lightning.studies.sweep_summary import write_trials
     from geodm_lightning.studies.sweep_trials import open_study
 
-    return write_summary(open_study(path), path.with_suffix(""))
+    study, folder = open_study(path), path.with_suffix("")
+    write_page(study, folder)
+    return write_trials(study, folder)

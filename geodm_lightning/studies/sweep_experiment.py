@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from geodm_lightning.studies.space import Point, Space, name_of_point, overrides_of, quoted
+from geodm_lightning.studies.space import Point, Space, Value, name_of_point, overrides_of, quoted
 from geodm_lightning.types import InputError
 
 AS_IT_STANDS = "as_it_stands"  # name of the runs that no value of the sweep changes
@@ -54,8 +54,8 @@ class Experiment(NamedTuple):
         keys = [str(key) for key in config if key != "hydra"]
         return OmegaConf.masked_copy(config, keys)
 
-    def check_axes(self, space: Space, where: Path) -> None:
-        """Compose the configuration once with every axis.
+    def check_axes(self, space: Space, where: Path) -> DictConfig:
+        """Compose the configuration with a value of every axis.
 
         Args:
             space: What is varied.
@@ -64,18 +64,25 @@ class Experiment(NamedTuple):
         Raises:
             InputError: Naming the first axis that the configuration does not have.
         """
-        for axis in space.axes:
-            value = axis.low if axis.choices is None else axis.choices[0]
-            try:
-                self.composed(overrides_of({axis.key: value}))
-            except HydraException as error:
-                groups = self.context.config_loader.list_groups("")
-                known = [*keys_of(OmegaConf.to_container(self.composed([]))), *groups]
-                near = difflib.get_close_matches(axis.key, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else str(error)
-                raise InputError(
-                    f"parameter {axis.key} of {where} does not fit this experiment; {hint}"
-                ) from error
+        point = {a.key: a.low if a.choices is None else a.choices[0] for a in space.axes}
+        try:
+            return self.composed(overrides_of(point))
+        except HydraException as error:
+            for key, value in point.items():
+                self._check_axis(key, value, where)
+            raise InputError(f"the parameters of {where} do not go together; {error}") from error
+
+    def _check_axis(self, key: str, value: Value, where: Path) -> None:
+        try:
+            self.composed(overrides_of({key: value}))
+        except HydraException as error:
+            groups = self.context.config_loader.list_groups("")
+            known = [*keys_of(OmegaConf.to_container(self.composed([]))), *groups]
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else str(error)
+            raise InputError(
+                f"parameter {key} of {where} does not fit this experiment; {hint}"
+            ) from error
 
     def trial(self, point: Point, folder: Path) -> list[str]:
         """Return the overrides of a trial, whose run folder is known by its values."""

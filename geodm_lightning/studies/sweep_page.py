@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geodm_lightning.files import write_text
 from geodm_lightning.reporting.page import element, fold, page, section, table, themed_figure
 from geodm_lightning.reporting.theme import DARK, LIGHT, Theme, save_png, to_svg
 from geodm_lightning.studies.heatmap import Place, heat_map, slices
-from geodm_lightning.studies.importance import importance_bars
+from geodm_lightning.studies.importance import importance_bars, importances
 from geodm_lightning.studies.space import overrides_of, text_of
-from geodm_lightning.studies.sweep_summary import Summary, Tried
+from geodm_lightning.studies.sweep_summary import Summary, Tried, summarised
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from optuna import Study
 
 SHOWN = 10  # trials of the list of the best
 Draw = Callable[[Theme], "Figure"]
@@ -36,10 +38,21 @@ def figures_of(summary: Summary) -> dict[str, Draw]:
     return drawn
 
 
-def write_figures(summary: Summary, folder: Path) -> None:
-    """Write every figure as a PNG file."""
+def write_page(study: Study, folder: Path) -> None:
+    """Write ``summary.md``, ``summary.html`` and the figures, once a trial has finished.
+
+    Args:
+        study: The sweep.
+        folder: Where they are written.
+    """
+    summary = summarised(study)
+    if not summary.complete:
+        return
+    summary = summary._replace(importances=importances(study))
     for name, draw in figures_of(summary).items():
         save_png(draw(LIGHT), folder / f"{name}.png")
+    write_text(folder / "summary.md", to_markdown(summary))
+    write_text(folder / "summary.html", to_html(summary))
 
 
 def findings(summary: Summary) -> Iterator[str]:

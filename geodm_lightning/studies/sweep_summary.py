@@ -1,4 +1,4 @@
-"""What a sweep found: the best trial, what mattered, every trial; as text, table and pictures."""
+"""What a sweep found: every trial, and the best."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import csv
 import io
 import shlex
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from geodm_lightning.files import write_text
@@ -50,7 +52,8 @@ class Summary(NamedTuple):
         repeats: Accuracies of the experiment as it stands, by seed.
         overrides: What all runs have in common.
         settings: Resolved configuration that the trials changed.
-        importances: Shares of the variation by evaluator and axis, empty for too few trials.
+        importances: Shares of the variation by evaluator and axis; empty where they were not
+            asked for or there are too few trials.
     """
 
     name: str
@@ -61,7 +64,7 @@ class Summary(NamedTuple):
     repeats: dict[int, float]
     overrides: tuple[str, ...]
     settings: dict[str, Any]
-    importances: dict[str, dict[str, float]]
+    importances: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
     @property
     def complete(self) -> list[Tried]:
@@ -114,8 +117,6 @@ def summarised(study: Study) -> Summary:
     Raises:
         InputError: If it was not made by a sweep of this package.
     """
-    from geodm_lightning.studies.importance import importances
-
     origin = study.user_attrs.get(ORIGIN)
     if origin is None:
         raise InputError(f"the study {study.study_name!r} was not made by a sweep of this package")
@@ -137,30 +138,24 @@ def summarised(study: Study) -> Summary:
         repeats={int(key): value for key, value in study.user_attrs.get(REPEATS, {}).items()},
         overrides=tuple(origin["overrides"]),
         settings=origin["settings"],
-        importances=importances(study),
     )
 
 
-def write_summary(study: Study, folder: Path) -> str:
-    """Write ``trials.csv``, ``summary.md``, ``summary.html`` and the figures.
+def write_trials(study: Study, folder: Path) -> str:
+    """Write every trial as ``trials.csv``.
 
     Args:
         study: The sweep.
-        folder: Where they are written.
+        folder: Where it is written.
 
     Returns:
         One line that tells how far the sweep is.
     """
-    from geodm_lightning.studies.sweep_page import to_html, to_markdown, write_figures
-
     summary = summarised(study)
     write_text(folder / "trials.csv", to_csv(summary))
     begun = f"trials begun: {len(summary.trials)}, finished: {len(summary.complete)}"
     if not summary.complete:
         return begun
-    write_figures(summary, folder)
-    write_text(folder / "summary.md", to_markdown(summary))
-    write_text(folder / "summary.html", to_html(summary))
     best = summary.best
     point = " ".join(overrides_of(best.point))
     return f"{begun}; best {100 * (best.accuracy or 0.0):.2f} % with {point}"

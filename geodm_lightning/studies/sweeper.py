@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from geodm_lightning.studies.sweep_trials import Trial, Trials
 
 PLUGIN = "hydra_plugins.geodm_lightning.StudySweeper"  # Hydra takes plugins of that package alone
+BETWEEN_PAGES = 60.0  # seconds
 FAILURES_AT_START = 3  # this many failed trials and no finished one end a sweep
 
 
@@ -70,7 +72,9 @@ class StudySweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> float | None:
-        """Run what is missing of the sweep and write its summary after every batch.
+        """Run what is missing of the sweep.
+
+        ``trials.csv`` is written after every batch, the page at the end and once a minute.
 
         Returns:
             Accuracy of the best trial, None where others still run all there are.
@@ -84,18 +88,18 @@ class StudySweeper(Sweeper):
         from geodm_lightning.studies.sweep_file import read_space
         from geodm_lightning.studies.sweep_trials import open_trials
 
-        take_children_along()
         space = read_space(self._file)
         num_trials, num_jobs = self._sizes(space)
         bare = Experiment(self._context, self._config, ())
         experiment = bare._replace(overrides=tuple(bare.changed([*space.fixed, *arguments])))
-        experiment.check_axes(space, self._file)
-        run_dir, name = Path(experiment.composed([]).run_dir), self._name or space.name
-        settings = checked(experiment.composed(placed(run_dir / name, AS_IT_STANDS)))
+        name = self._name or space.name
+        folder = Path(experiment.check_axes(space, self._file).run_dir) / name
+        settings = checked(experiment.composed(placed(folder, AS_IT_STANDS)))
         with read_write(self._config):
-            self._config.hydra.sweep.dir = str(run_dir / name)  # what a launcher writes, too
+            self._config.hydra.sweep.dir = str(folder)  # what a launcher writes goes there, too
+        take_children_along()
         with open_trials(
-            run_dir / f"{name}.sqlite",
+            folder.with_name(f"{name}.sqlite"),
             space,
             num_trials=num_trials,
             seed=self._seed,
@@ -103,9 +107,20 @@ class StudySweeper(Sweeper):
             overrides=experiment.overrides,
         ) as trials:
             self._repeat(trials, experiment, settings, num_jobs)
-            while batch := trials.take(num_jobs):
-                self._try(trials, batch, experiment)
+            self._work(trials, experiment, num_jobs)
             return trials.best
+
+    def _work(self, trials: Trials, experiment: Experiment, num_jobs: int) -> None:
+        """Run trials until there are none left to begin."""
+        from geodm_lightning.studies.sweep_page import write_page
+
+        drawn = time.monotonic()
+        while batch := trials.take(num_jobs):
+            self._try(trials, batch, experiment)
+            if time.monotonic() - drawn > BETWEEN_PAGES:
+                write_page(trials.study, trials.folder)
+                drawn = time.monotonic()
+        write_page(trials.study, trials.folder)
 
     def _sizes(self, space: Space) -> tuple[int, int]:
         """Return how many trials there are, and how many run at once."""
@@ -140,7 +155,7 @@ class StudySweeper(Sweeper):
 
     def _try(self, trials: Trials, batch: Sequence[Trial], experiment: Experiment) -> None:
         """Run trials at once and keep what came of each."""
-        from geodm_lightning.studies.sweep_summary import write_summary
+        from geodm_lightning.studies.sweep_summary import write_trials
 
         jobs = [experiment.trial(trial.point, trials.folder) for trial in batch]
         for trial, outcome in zip(batch, self._launch(jobs, first=batch[0].number), strict=True):
@@ -148,7 +163,7 @@ class StudySweeper(Sweeper):
                 trials.fail(trial, line_of(outcome))
             else:
                 trials.finish(trial, outcome)
-        print(write_summary(trials.study, trials.folder), flush=True)
+        print(write_trials(trials.study, trials.folder), flush=True)
         failures = trials.failures
         if trials.best is None and len(failures) >= FAILURES_AT_START:
             raise InputError(f"the first {len(failures)} trials failed, the last: {failures[-1]}")
