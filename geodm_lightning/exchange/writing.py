@@ -12,7 +12,7 @@ from geodm_lightning.exchange.class_folders import write_class_folders
 from geodm_lightning.exchange.declaration import FKD_SEED
 from geodm_lightning.exchange.fkd import write_fkd
 from geodm_lightning.exchange.formats import FORMATS
-from geodm_lightning.exchange.image_folder import write_image_folder
+from geodm_lightning.exchange.image_folder import CARD, write_image_folder
 from geodm_lightning.exchange.native import write_native
 from geodm_lightning.exchange.pictures import to_bytes
 from geodm_lightning.exchange.spaces import load_whitening
@@ -24,6 +24,7 @@ HARD_ONLY = ("dc", "idc", "idm", "images", "fkd")  # formats that have no place 
 
 IN_BYTES = ("images", "fkd", "hf")
 WITH_MOSAICS = ("native", "idc", "idm")
+WRITTEN = (".safetensors", ".json", ".jsonl", ".pt", ".tar", ".png", ".jpg", ".jpeg")
 WITH_RATE = ("native", "mtt", "datm", "ddranking")
 
 
@@ -101,6 +102,8 @@ def _check(
     if target.exists() and target.is_dir() != FORMATS[format].is_folder:
         kind = "folder" if FORMATS[format].is_folder else "file"
         raise InputError(f"{target} is not a {kind}, which {format} is; choose another place")
+    if target.is_dir():
+        _check_replaceable(target)
     if zca is not None and format not in ("mtt", "datm"):
         raise InputError(f"only mtt and datm are whitened, leave out zca= for {format}")
     if distilled.soft_labels is not None and format in HARD_ONLY:
@@ -110,6 +113,16 @@ def _check(
         )
     if format == "fkd" and views is None:
         raise InputError("fkd needs views=FOLDER: views that came with a set, or a run's labels")
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuse to replace a folder with anything in it that no format writes."""
+    for path in target.rglob("*"):
+        if not path.is_dir() and path.suffix.lower() not in WRITTEN and path.name != CARD:
+            raise InputError(
+                f"{target} holds {path.relative_to(target)}, so it is more than a distilled set: "
+                "overwrite=true would delete it; choose another place"
+            )
 
 
 def losses(distilled: DistilledSet, format: str) -> tuple[str, ...]:

@@ -172,6 +172,22 @@ def test_nothing_is_overwritten_unasked(tmp_path, made, spec, format):
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
+@pytest.mark.parametrize("format", ["native", "mtt", "images", "hf"])
+def test_a_folder_with_other_things_in_it_is_never_replaced(tmp_path, made, format):
+    target = write_set(tmp_path / "set", made(), format=format)
+    (target / "deep").mkdir()
+    (target / "deep/thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"holds deep/thesis.tex, so it is more than a distilled"):
+        write_set(target, made(), format=format, overwrite=True)
+    assert (target / "deep/thesis.tex").read_text() == "years of work"
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path, made):
+    target = write_set(tmp_path / "data.pt", made(), format="idc")
+    with pytest.raises(InputError, match="is not a folder, which hf is; choose another place"):
+        write_set(target, made(), format="hf", overwrite=True)
+
+
 def test_a_set_out_of_order_is_written_and_read_class_by_class(tmp_path, made, spec):
     distilled = made()
     mixed = torch.randperm(len(distilled.labels), generator=torch.Generator().manual_seed(1))
