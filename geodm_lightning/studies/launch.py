@@ -51,6 +51,14 @@ class Outcome(NamedTuple):
     line: str
 
 
+class Running(NamedTuple):
+    """A process at work."""
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    began: float
+
+
 def run_command_line(overrides: Sequence[str], *, launcher: str | None = None) -> tuple[str, ...]:
     """Return the command of one run.
 
@@ -105,36 +113,40 @@ def launch(
         How the jobs ended, in the order they were given.
     """
     take_children_along()
-    waiting, outcomes = list(jobs), {}
-    running: dict[int, tuple[Job, subprocess.Popen[bytes], float]] = {}
+    waiting = list(jobs)
+    outcomes: dict[str, Outcome] = {}
+    running: dict[int, Running] = {}
     try:
         while waiting or running:
-            for place in range(len(environments)):
+            for place, environment in enumerate(environments):
                 if place not in running and waiting:
                     job = waiting.pop(0)
-                    process = _start(job, environments[place])
+                    process = _start(job, environment)
                     if process is None:
                         outcomes[job.name] = Outcome(job.name, BUSY, 0.0, "another command runs it")
-                        tell(f"left {job.name}: another command runs it")
-                        continue
-                    running[place] = (job, process, time.monotonic())
-                    tell(f"started {job.name}")
+                    else:
+                        running[place] = Running(job, process, time.monotonic())
+                    tell(f"{'left' if process is None else 'started'} {job.name}")
             time.sleep(POLL)
-            for place, (job, process, began) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[place]
-                outcome = Outcome(
-                    job.name, process.returncode, time.monotonic() - began, last_line(job.log)
-                )
-                outcomes[job.name] = outcome
+            for outcome in _ended(running):
+                outcomes[outcome.name] = outcome
                 tell(_describe(outcome))
     finally:
-        for _, process, _ in running.values():
-            process.terminate()
-        for _, process, _ in running.values():
-            process.wait()
+        for own in running.values():
+            own.process.terminate()
+        for own in running.values():
+            own.process.wait()
     return [outcomes[job.name] for job in jobs]
+
+
+def _ended(running: dict[int, Running]) -> list[Outcome]:
+    """Free the places of jobs that have ended and return how they did."""
+    over = [place for place, own in running.items() if own.process.poll() is not None]
+    return [
+        Outcome(own.job.name, own.process.returncode, time.monotonic() - own.began,
+                last_line(own.job.log))
+        for own in map(running.pop, over)
+    ]  # fmt: skip
 
 
 def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes] | None:

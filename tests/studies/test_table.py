@@ -1,0 +1,78 @@
+"""A table from nothing on the command line: run, killed, resumed, rendered, judged."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from geodm_lightning.command_line import CONFIGS
+
+SCRIPT = CONFIGS.parent / "experiments" / "table.py"
+RUN = "digits_ipc1_dm_quick"
+
+
+def command(folder: Path, *more: str, iterations: int = 2) -> list[str]:
+    small = {
+        "network.width": 8,
+        "schedule.max_iterations": iterations,
+        "distiller.checkpoint_every": 20,
+        "schedule.max_student_epochs": 2,
+        "schedule.max_students": 1,
+    }
+    return [
+        sys.executable, str(SCRIPT), "table=geodm_main", "columns=[digits_ipc1]", "groups=[dm]",
+        "schedule=quick", "num_seeds=2", f"run_dir={folder}/runs", f"cache_dir={folder}/pools",
+        f"output={folder}/tables", f"overrides={json.dumps(small).replace(chr(34), '')}", *more,
+    ]  # fmt: skip
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
+    done = call(*command(tmp_path, "reproduce=cifar10_ipc10/nothing"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: table geodm_main has no cell 'cifar10_ipc10/nothing'")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_killed_table_is_resumed_and_a_finished_one_starts_nothing(tmp_path):
+    checkpoints = tmp_path / "runs" / "tables" / "geodm_main" / RUN / "0" / "checkpoints"
+    started = subprocess.Popen(command(tmp_path, iterations=300), start_new_session=True)
+    end = time.monotonic() + 120
+    while not list(checkpoints.glob("*.ckpt")) and time.monotonic() < end:
+        time.sleep(0.1)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    listed = call(*command(tmp_path, "list=true", iterations=300))
+    assert f"{RUN}: partial (6 of 6 results missing" in listed.stdout
+    first = call(*command(tmp_path, iterations=300))
+    assert first.returncode == 0, first.stderr
+    assert f"finished {RUN}" in first.stdout
+    saved = (tmp_path / "tables" / "geodm_main" / "table.json").read_bytes()
+    second = call(*command(tmp_path, iterations=300))
+    assert second.returncode == 0
+    assert "started" not in second.stdout
+    assert (tmp_path / "tables" / "geodm_main" / "table.json").read_bytes() == saved
+    cells = json.loads(saved)["cells"]
+    assert [(cell["ours"]["seeds"], cell["ours"]["students"]) for cell in cells] == [(2, 2)] * 3
+
+
+@pytest.mark.slow
+def test_other_settings_are_refused_and_named_and_nothing_is_lost(tmp_path):
+    assert call(*command(tmp_path)).returncode == 0
+    refused = call(*command(tmp_path, iterations=3))
+    assert refused.returncode == 1
+    assert f"{RUN} is refused" in refused.stderr
+    assert "schedule.max_iterations (2 there, 3 now)" in refused.stderr
+    again = call(*command(tmp_path, "run=false", iterations=3))  # shows what there is
+    assert again.returncode == 0
+    cells = json.loads((tmp_path / "tables" / "geodm_main" / "table.json").read_text())["cells"]
+    assert all(cell["ours"] is not None for cell in cells)
