@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,19 @@ def _manifest(
         "factor": factor,
         "dataset": spec._asdict(),
         "source": source,
-        "provenance": provenance(torch.device("cpu")),
+        "provenance": dict(_reader()),
     }
     if labels.logits is not None:
         manifest["soft_labels"] = {"kind": "logits", "source": f"came with {source['path']}"}
     if foreign.learned:
         manifest["learned"] = dict(foreign.learned)
     return manifest
+
+
+@functools.cache
+def _reader() -> dict[str, Any]:
+    """Who reads: program, revision and machine, asked once per process."""
+    return provenance(torch.device("cpu"))
 
 
 def _check_shapes(foreign: Foreign, spec: DatasetSpec) -> None:
