@@ -38,3 +38,14 @@ def made(spec: DatasetSpec) -> Make:
         return DistilledSet(images, labels, manifest, logits if soft else None)
 
     return make
+
+
+@pytest.fixture
+def keep(tmp_path):
+    """Return a function that saves images and labels as IDC does."""
+
+    def save(images, labels, name="data.pt"):
+        torch.save([images, labels], tmp_path / name)
+        return tmp_path / name
+
+    return save
