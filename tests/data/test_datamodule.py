@@ -1,5 +1,6 @@
 """A data set by name: tables, loaders and refusals."""
 
+import math
 from pathlib import Path
 
 import lightning
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from geodm_lightning.data.datamodule import RealDataModule, TableLoader
+from geodm_lightning.data.datamodule import RealDataModule, TableLoader, held_out
 from geodm_lightning.data.normalise import normalise
 from geodm_lightning.data.table import FolderTable
 from geodm_lightning.networks.classifier import Classifier
@@ -104,6 +105,70 @@ def test_lightning_tests_a_classifier_on_the_module(digits):
     images = normalise(digits.test.gather(indices), digits.spec)
     expected = (network(images).argmax(1) == digits.test.labels).float().mean()
     assert scores["accuracy"] == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25])
+def test_held_out_images_are_disjoint_from_training_and_complete(digits, share):
+    data = RealDataModule("digits", validation=share)
+    data.setup()
+    assert data.tested_on == "validation"
+    assert data.provenance == {"tested_on": "validation"}
+    expected = [math.floor(share * count + 0.5) for count in digits.train.class_counts.tolist()]
+    assert data.test.class_counts.tolist() == expected
+    whole = torch.cat([pixels_of(data.train), pixels_of(data.test)])
+    labels = torch.cat([data.train.labels, data.test.labels])
+    assert sorted(rows_of(whole, labels)) == sorted(
+        rows_of(pixels_of(digits.train), digits.train.labels)
+    )
+
+
+def pixels_of(table):
+    return table.gather(torch.arange(len(table)))
+
+
+def rows_of(images, labels):
+    return [
+        (int(label), image.numpy().tobytes()) for image, label in zip(images, labels, strict=True)
+    ]
+
+
+def test_what_is_held_out_depends_on_the_data_set_alone(digits):
+    marks = held_out(digits.train, share=0.2)
+    assert torch.equal(marks, held_out(digits.train, share=0.2))
+    assert bool(held_out(digits.train, share=0.5)[marks].all())  # a larger share holds out more
+    first, last = marks.nonzero().flatten()[[0, -1]].tolist()
+    assert first < len(marks) / 10 < 9 * len(marks) / 10 < last
+    renamed = digits.train.head(1000)
+    renamed.spec = digits.spec._replace(name="other")
+    assert not torch.equal(marks, held_out(renamed, share=0.2))
+    seeded = RealDataModule("digits", validation=0.2, seed=7)
+    seeded.setup()
+    assert torch.equal(pixels_of(seeded.test), digits.train.gather(marks.nonzero().flatten()))
+
+
+def test_held_out_images_are_tested_on_and_leave_the_table_they_came_from(digits):
+    before = len(digits.train)
+    part = digits.train.select(torch.tensor([3, 200]))
+    assert (len(part), len(digits.train)) == (2, before)
+    assert torch.equal(part.gather(torch.arange(2)), digits.train.gather(torch.tensor([3, 200])))
+    assert torch.equal(part.labels, digits.train.labels[[3, 200]])
+    assert digits.tested_on == "test"
+    assert digits.provenance == {}
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(InputError, match=r"data.validation is the share .*at least 0 and below 1"):
+        RealDataModule("digits", validation=share)
+
+
+def test_a_class_with_nothing_left_is_named(digits):
+    with pytest.raises(InputError, match=r"leaves nothing to train on of class '0' of digits"):
+        held_out(digits.train.head(1), share=0.3)
+    one = digits.train.head(3)
+    assert held_out(one, share=0.01).sum() == 10  # at least one of every class
+    with pytest.raises(InputError, match="leaves nothing"):
+        held_out(one, share=0.9)
 
 
 def test_bad_arguments_are_refused(digits, tmp_path):

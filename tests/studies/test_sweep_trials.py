@@ -137,8 +137,12 @@ def test_a_run_waits_for_the_same_run_in_a_sweep_alone(tmp_path):
         assert not list(tmp_path.iterdir())  # no sweep works here
     lock = tmp_path / ".sweepers" / "x.lock"
     lock.parent.mkdir()
-    with undisturbed(tmp_path, "x"), undisturbed(tmp_path, "y"), lock.open("rb") as handle:
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (
+        undisturbed(tmp_path, "x"),
+        undisturbed(tmp_path, "y"),
+        lock.open("rb") as handle,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with alone(lock):
         pass

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from geodm_lightning.command_line import run_command
-from geodm_lightning.studies.importance import importances
 from geodm_lightning.studies.space import name_of_point, overrides_of
 from geodm_lightning.studies.sweep_command import run_arguments, summarise
 from geodm_lightning.studies.sweep_summary import summarised
@@ -47,31 +46,20 @@ def rows(folder):
         return list(csv.DictReader(handle))
 
 
-def test_trials_are_what_the_function_says_and_the_best_is_found(sweep, capsys):
-    folder = sweep("trials=9", "repeats=2")
+def test_trials_are_what_the_function_says(sweep, capsys):
+    folder = sweep("trials=2", "repeats=1")
     found = rows(folder)
-    assert [row["state"] for row in found] == ["complete"] * 9
+    assert [row["state"] for row in found] == ["complete"] * 2
     for row in found:
         point = {key: float(row[key]) for key in KEYS}
         assert float(row["accuracy"]) == pytest.approx(curve.accuracy(*point.values()), abs=1e-12)
         assert row["run"] == name_of_point(point)
-    study = open_study(folder.with_suffix(".sqlite"))
-    summary = summarised(study)
-    assert summary.best.accuracy == max(float(row["accuracy"]) for row in found)
-    assert summary.repeats == {0: curve.accuracy(1.0, 1.0), 1: curve.accuracy(1.0, 1.0)}
-    assert summary.noise == 0.0
+    summary = summarised(open_study(folder.with_suffix(".sqlite")))
+    assert summary.repeats == {0: curve.accuracy(1.0, 1.0)}
     assert summary.tested_on == "20 % of the training images, held out"
-    shares = importances(study)
-    assert list(shares) == ["fANOVA", "PED-ANOVA"]
-    for by_key in shares.values():
-        assert sum(by_key.values()) == pytest.approx(1)
-    for name in ("summary.md", "summary.html", "heatmap.png", "slices.png", "importance.png"):
-        assert (folder / name).stat().st_size > 0
-    text = (folder / "summary.md").read_text()
-    assert " ".join(overrides_of(summary.best.point)) in text
-    assert "held out" in text
-    assert "9 of 9 trials finished" in text
-    assert "trials begun: 9, finished: 9; best" in capsys.readouterr().out
+    best = max(float(row["accuracy"]) for row in found)
+    assert f"trials begun: 2, finished: 2; best {100 * best:.2f} %" in capsys.readouterr().out
+    assert " ".join(overrides_of(summary.best.point)) in (folder / "summary.md").read_text()
 
 
 @pytest.mark.slow
@@ -157,7 +145,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("key", REFUSED)
+@pytest.mark.parametrize(
+    "key", [pytest.param(key, marks=pytest.mark.slow if "." in key else ()) for key in REFUSED]
+)
 def test_a_key_that_no_configuration_has_ends_a_sweep_before_any_trial(
     sweep, tmp_path, key, capsys
 ):
@@ -180,7 +170,7 @@ BAD = {
 }
 
 
-QUICKLY = ("trials=0", "ipc=1,2", "stages=[distill]")
+QUICKLY = ("trials=0", "ipc=1,2")
 
 
 @pytest.mark.parametrize(
