@@ -17,6 +17,8 @@ from geodm_lightning.ledger import Trace
 from geodm_lightning.types import InputError
 
 RESERVE = 0.9  # share of the free memory that is planned with
+# How the allocator of the CPU and oneDNN say it.
+NO_MEMORY = ("DefaultCPUAllocator", "could not create a primitive", "could not create a memory")
 CGROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 KNOBS = {
     "matching": "distiller.classes_per_step",
@@ -136,7 +138,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory, of a GPU or of the machine, has run out."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
 
 
 def explained(stage: str, work: Callable[[], object], advise: Callable[[], str]) -> None:

@@ -11,10 +11,17 @@ from torch import Tensor
 
 from geodm_lightning import assembly
 from geodm_lightning.data.views import draw, render
+from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.views import view_recipe
 from geodm_lightning.labels.pool import TeacherPool
-from geodm_lightning.stages.memory import available_bytes, fitting_batch, resident_bytes, traced
+from geodm_lightning.stages.memory import (
+    Fit,
+    available_bytes,
+    fitting_batch,
+    resident_bytes,
+    traced,
+)
 from geodm_lightning.stages.probe import Alone, ProbeSite, Work, one_training
 from geodm_lightning.stages.probe_students import Row, rows_of
 from geodm_lightning.stages.relabel import MOST_ASKED
@@ -47,27 +54,8 @@ def labelling_work(
     run: Run, rows: list[Row], pool: TeacherPool, kind: str, protocol: Protocol, folder: Path
 ) -> Work:
     """Time the labelling of one batch, and the writing of one epoch."""
-    candidate, device = rows[0].candidate, run.site.device
-    recipe = view_recipe(protocol, run.data.spec)
-
-    def label(count: int) -> Tensor:
-        indices = torch.arange(count) % len(candidate.labels)
-        views = draw(recipe, seed=0, epoch=0, indices=indices, num_images=len(candidate.labels))
-        return pool.logits(render(candidate.fetch, indices, views, recipe)).cpu()
-
-    def needs(count: int) -> int:
-        with traced(device) as peak:
-            label(count)
-        return peak()
-
-    label(1)  # makes what later batches reuse
-    wanted = min(run.settings["teachers"]["batch_size"], len(candidate.labels))
-    fit = fitting_batch(
-        needs, wanted, setting="teachers.batch_size", available=available_bytes(device)
-    )
-    began = time.perf_counter()
-    logits = label(fit.batch)
-    each = (time.perf_counter() - began) / fit.batch
+    candidate = rows[0].candidate
+    fit, each, logits = timed_labels(run, candidate, pool, protocol)
     store = assembly.open_store(
         run.settings,
         candidate,
@@ -82,12 +70,11 @@ def labelling_work(
     writing = time.perf_counter() - began
     missing = {row.method.key: missing_epochs(run, row, kind, protocol) for row in rows}
     views = sum(missing[row.method.key] * len(row.candidate.labels) for row in rows)
-    processes = run.site.processes.world_size
     asked = min(MOST_ASKED, len(candidate.labels)) * len(rows) + MOST_ASKED
     return Work(
         "relabel",
         f"label by {len(pool)} teachers ({kind})",
-        steps=-(-views // processes),
+        steps=-(-views // run.site.processes.world_size),
         done=sum(protocol.epochs * len(row.candidate.labels) for row in rows) - views,
         seconds_per_step=each + writing / store.num_views,
         fixed_seconds=asked * each,
@@ -95,6 +82,34 @@ def labelling_work(
         disk=round(store.bytes_estimate(1) * views / store.num_views),
         advice=fit.advice,
     )
+
+
+def timed_labels(
+    run: Run, candidate: Candidate, pool: TeacherPool, protocol: Protocol
+) -> tuple[Fit, float, Tensor]:
+    """Label a batch of views that fits; return it, the seconds of a view, and the logits."""
+    recipe, total = view_recipe(protocol, run.data.spec), len(candidate.labels)
+
+    def label(count: int) -> Tensor:
+        indices = torch.arange(count)
+        views = draw(recipe, seed=0, epoch=0, indices=indices, num_images=total)
+        return pool.logits(render(candidate.fetch, indices, views, recipe)).cpu()
+
+    def needs(count: int) -> int:
+        with traced(run.site.device) as peak:
+            label(count)
+        return peak()
+
+    label(1)  # makes what later batches reuse
+    fit = fitting_batch(
+        needs,
+        min(run.settings["teachers"]["batch_size"], total),
+        setting="teachers.batch_size",
+        available=available_bytes(run.site.device),
+    )
+    began = time.perf_counter()
+    logits = label(fit.batch)
+    return fit, (time.perf_counter() - began) / fit.batch, logits
 
 
 def missing_epochs(run: Run, row: Row, kind: str, protocol: Protocol) -> int:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from geodm_lightning import assembly
+from geodm_lightning.distilled.storage import load_set
 from geodm_lightning.evaluation.result import load_results
 from geodm_lightning.methods import methods_of
 from geodm_lightning.pipeline import run
@@ -30,7 +31,12 @@ from geodm_lightning.stages.probe_sets import fit_to_memory, matching_slope
 from geodm_lightning.studies.estimate import estimate, mirrored
 from geodm_lightning.studies.estimate_page import print_estimate
 from geodm_lightning.types import InputError
-from tests.experiment import compose_config, compose_settings, tiny_overrides
+from tests.experiment import (
+    compose_config,
+    compose_settings,
+    generative_overrides,
+    tiny_overrides,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CPU = torch.device("cpu")
@@ -178,6 +184,26 @@ def test_memory_in_use_is_no_longer_free():
     block = torch.ones(2**27)  # half a gigabyte, every page of it
     assert available_bytes(CPU) < before - 2**27
     assert len(block)
+
+
+@pytest.mark.slow
+def test_views_and_samples_are_counted_as_they_will_be_made(tmp_path):
+    config = compose_config(*generative_overrides(tmp_path), "baselines=[random,base]")
+    found = estimate(config)
+    assert list(tmp_path.iterdir()) == []
+    steps = {work.what: work.steps for work in found.works if work.steps}
+    run(config)
+    path = tmp_path / "runs" / "tiny" / "0"
+    epochs = list((path / "labels").rglob("epoch_*"))
+    images = load_set(path / "distilled").images
+    assert steps["label by 1 teachers (aligned)"] == len(images) * len(epochs)
+    assert steps["train the generator"] == 6
+    assert steps["sample Diffusion, unguided"] == len(images)
+    results = load_results(path / "results.json")
+    made = sum(student.num_steps for result in results for student in result.students)
+    assert sum(work.steps for work in works_of(found, "evaluate")) == made
+    stored = sum(part.stat().st_size for part in epochs)
+    assert next(w.disk for w in works_of(found, "relabel") if w.disk) <= stored
 
 
 LIMITED = """
