@@ -120,7 +120,7 @@ def _candidates(foreign: Foreign) -> list[DatasetSpec]:
     soft = foreign.soft_labels if foreign.soft_labels is not None else labels
     if soft is not None and soft.ndim == 2:
         classes = {soft.shape[1]}
-    elif labels is not None:
+    elif labels is not None and len(labels) and not labels.is_floating_point():
         classes = {int(labels.max()) + 1}
     else:
         classes = {spec.num_classes for spec in catalog().values()}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,22 +32,41 @@ def as_tensor(value: Any, what: str, path: Path) -> Tensor:
     Raises:
         InputError: If it is neither, or the shapes are mixed.
     """
-    if isinstance(value, Tensor):
-        return value.detach()
     try:
-        if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
+        if isinstance(value, Tensor):
+            tensor = value.detach()
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
             shapes = sorted({tuple(entry.shape) for entry in value})
             if len(shapes) > 1:
                 raise InputError(
                     f"{what} in {path} are of mixed shapes {shapes[:3]}; make them one"
                 )
-            return torch.stack([entry.detach() for entry in value])
-        return torch.as_tensor(value)
+            tensor = torch.stack([entry.detach() for entry in value])
+        else:
+            tensor = torch.as_tensor(np.asarray(value))
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         kind = type(value).__name__
         raise InputError(f"{what} in {path} are no tensor but {kind}: another format?") from error
+    if tensor.is_complex() or tensor.ndim == 0:
+        raise InputError(f"{what} in {path} are no rows of real numbers: another format?")
+    return tensor
+
+
+def as_number(value: Any, what: str, path: Path) -> float:
+    """Return a finite number, also where it is a tensor of one.
+
+    Raises:
+        InputError: If it is none.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what} in {path} is no number but {type(value).__name__}") from error
+    if not math.isfinite(number):
+        raise InputError(f"{what} in {path} is {number}, not a finite number")
+    return number
 
 
 def read_dc(path: Path, spec: DatasetSpec, declared: Declaration) -> Foreign:
@@ -90,7 +111,7 @@ def read_ddranking(path: Path, spec: DatasetSpec, declared: Declaration) -> Fore
         None,
         (path,),
         soft_labels=None if soft is None else as_tensor(soft, "soft labels", path),
-        learned={} if rate is None else {"lr": float(rate)},
+        learned={} if rate is None else {"lr": as_number(rate, "the rate", path)},
         order=theirs(spec),
     )
 

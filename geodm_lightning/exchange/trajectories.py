@@ -14,6 +14,7 @@ from geodm_lightning.exchange.safe import load_torch
 from geodm_lightning.exchange.spaces import Whitening, from_unit, normalised_as
 from geodm_lightning.exchange.tensor_files import (
     ANY,
+    as_number,
     as_tensor,
     in_their_order,
     save_torch,
@@ -63,7 +64,7 @@ def read_trajectory(path: Path, spec: DatasetSpec, declared: Declaration) -> For
         values,
         files,
         space="unit" if images.name.startswith(UNWHITENED) else None,
-        learned={"lr": _number(rate)} if rate.is_file() else {},
+        learned={"lr": as_number(load_torch(rate), "the rate", rate)} if rate.is_file() else {},
         order=theirs(spec),
         warnings=tuple(warnings),
     )
@@ -105,10 +106,3 @@ def _images_file(path: Path) -> Path:
 
 def _version(images: Path) -> str:
     return images.stem.removeprefix(UNWHITENED).removeprefix(IMAGES)
-
-
-def _number(path: Path) -> float:
-    value = as_tensor(load_torch(path), "the rate", path)
-    if value.numel() != 1 or not value.isfinite().all():
-        raise InputError(f"{path} holds no single finite number; delete it to go on without a rate")
-    return float(value)

@@ -198,3 +198,24 @@ def test_a_set_tells_where_it_is_from(keep, made, spec):
     assert format.startswith("inferred format=idc (IDC, M3D, DANCE, DSDM, NCFM")
     assert space == "inferred space=unit: pixels 0 to 1"
     assert manifest["dataset"]["name"] == "cifar10"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": [[torch.tensor(1.0), torch.arange(3)]]},
+        {"data": [[torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.complex64)]]},
+        {"data": [[torch.zeros(0, 3, 8, 8), torch.arange(0)]]},
+        {"data": [[torch.zeros(2, 3, 8, 8)]]},
+        {"image_tensor": torch.zeros(20, 3, 8, 8), "syn_lr": torch.arange(2)},
+        {"image_tensor": torch.zeros(20, 3, 8, 8), "soft_labels": {"a": 1}},
+        [torch.zeros(2, 3, 8, 8), [[1], [2, 3]]],
+        [None, None],
+    ],
+)
+def test_content_of_no_sense_is_one_line(tmp_path, spec, content):
+    path = tmp_path / "file.pt"
+    torch.save(content, path)
+    with pytest.raises(InputError) as error:
+        read_set(path, spec=spec)
+    assert "\n" not in str(error.value)

@@ -68,7 +68,7 @@ def test_soft_labels_without_their_rate_are_warned_of(folder, spec, made):
 @pytest.mark.parametrize("rate", [torch.tensor(float("nan")), torch.zeros(2)])
 def test_a_rate_that_is_none_is_refused(folder, spec, rate):
     torch.save(rate, folder / "lr_500.pt")
-    with pytest.raises(InputError, match=r"lr_500.pt holds no single finite number"):
+    with pytest.raises(InputError, match=r"the rate in .*lr_500.pt is (nan|no number)"):
         read_set(folder, spec=spec)
 
 
