@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from geodm_lightning.assembly import build_protocol
+from geodm_lightning.data.catalog import dataset_spec
 from geodm_lightning.evaluation.protocol import OPTIONAL, Protocol
 from geodm_lightning.types import InputError
+from tests.experiment import compose_settings
 
 
 def rates(protocol: Protocol, num_steps: int) -> list[float]:
@@ -180,3 +183,34 @@ def test_optimiser_steps_the_given_parameters(protocol):
     layer(torch.ones(1, 1)).sum().backward()
     protocol.build_optimizer(layer.parameters()).step()
     assert not torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("option", "numbers"),
+    [
+        ("protocol_rded", ("RDED", 300, 100, 2.0, 0.0, (0.5, 1.0), "resnet18")),
+        ("protocol_rded_subset", ("RDED subset", 300, 50, 2.0, 0.0, (0.5, 1.0), "resnet18")),
+        ("protocol_sre2l", ("SRe2L", 300, 1024, 1.0, 0.0, (0.08, 1.0), "resnet18")),
+        ("protocol_edc", ("EDC", 300, 100, 2.0, 0.99, (0.5, 1.0), "resnet18")),
+        ("hard_label_convnet6", ("hard label", 2000, 64, 1.0, 0.0, (0.5, 1.0), "convnet_d6")),
+        ("hard_label_resnet_ap10", ("hard label", 2000, 64, 1.0, 0.0, (0.5, 1.0), "resnet_ap10")),
+    ],
+)
+def test_published_protocols_are_uncut_by_one_word(option, numbers):
+    """Epochs, batch, schedule, average and crops of the papers, at the full schedule."""
+    settings = compose_settings(
+        f"evaluation={option}", "data=imagenette", "network=resnet18", "schedule=full"
+    )
+    p = build_protocol(settings, dataset_spec("imagenette"))
+    crop = tuple(p.views["crop_scale"])
+    found = (p.name, p.epochs, p.batch_size, p.smoothing, p.ema_decay, crop, p.network)
+    assert found == numbers
+    assert (p.optimizer, p.lr, p.weight_decay, p.fraction) == ("adamw", 1e-3, 0.01, 1.0)
+    assert p.digest() != p.shortened(5).digest()
+
+
+def test_a_recipe_is_the_protocol_whatever_the_network(tiny_a):
+    other = dataclasses.replace(tiny_a, network="vit", network_options={}, whole_steps=9)
+    assert other.recipe_digest() == tiny_a.recipe_digest()
+    assert other.comparison_digest() != tiny_a.comparison_digest()
+    assert dataclasses.replace(other, lr=0.5).recipe_digest() != tiny_a.recipe_digest()
