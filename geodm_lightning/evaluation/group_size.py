@@ -125,7 +125,8 @@ def refusal(networks: Sequence[Network], images: Tensor) -> str | None:
             logits = stack(images.expand(len(networks), *images.shape))
             logits.sum().backward()
     except (RuntimeError, ValueError, UserWarning) as error:
-        return f"their network cannot be stacked ({str(error).splitlines()[0][:160]})"
+        reason = str(error).splitlines()[0].split(". ")[0]
+        return f"their network cannot be stacked ({reason[:160]})"
     if not torch.allclose(logits, expected, rtol=0, atol=AGREEMENT * float(expected.abs().max())):
         return "their network answers otherwise when it is stacked"
     return None
