@@ -92,18 +92,23 @@ class EvaluationDataModule(lightning.LightningDataModule):
         self._candidate = candidate
         self._test = test
         self._resolution = input_spec(protocol, test.spec).resolution
-        augmentation = augmentation_for(
-            test.spec, strategy=protocol.augmentation, mode=protocol.augmentation_mode
-        )
+        self._batches = self._training_batches(protocol, labeller, seed=seed, index=index)
+
+    def _training_batches(
+        self, protocol: Protocol, labeller: Labeller | None, *, seed: int, index: int
+    ) -> TrainingBatches:
+        """Return batches of given views, of drawn ones, or of augmented images."""
+        candidate, spec = self._candidate, self._test.spec
         num_steps = num_training_steps(candidate, protocol)
-        self._batches: TrainingBatches
         if isinstance(labeller, PlayedLabels):
-            self._batches = PlayedBatches(candidate, labeller.views, num_steps=num_steps)
-            return
+            return PlayedBatches(candidate, labeller.views, num_steps=num_steps)
+        augmentation = augmentation_for(
+            spec, strategy=protocol.augmentation, mode=protocol.augmentation_mode
+        )
         if protocol.views is not None:
-            self._batches = ViewBatches(
+            return ViewBatches(
                 candidate,
-                recipe=view_recipe(protocol, test.spec),
+                recipe=view_recipe(protocol, spec),
                 batch_size=protocol.batch_size,
                 num_steps=num_steps,
                 seed=seed,
@@ -111,21 +116,19 @@ class EvaluationDataModule(lightning.LightningDataModule):
                 labeller=labeller,
                 augmentation=augmentation,
             )
-            return
-        labels = candidate.labels
-        has_own = isinstance(labeller, OwnLabels)
+        soft, labels = isinstance(labeller, OwnLabels), candidate.labels
         batches = LabelledBatches(
             self._seen(candidate.fetch),
-            torch.arange(len(labels), device=labels.device) if has_own else labels,
+            torch.arange(len(labels), device=labels.device) if soft else labels,
             batch_size=protocol.batch_size,
             num_steps=num_steps,
             key=(seed, "student", index),
             augmentation=augmentation,
             cutmix_probability=protocol.cutmix_probability,
         )
-        self._batches = batches
         if isinstance(labeller, OwnLabels):
-            self._batches = ImageLabelBatches(batches, labels, labeller)
+            return ImageLabelBatches(batches, labels, labeller)
+        return batches
 
     def train_dataloader(self) -> TrainingBatches:
         """Return the augmented batches, or the views, of all epochs."""
