@@ -111,6 +111,17 @@ def test_coverage_is_the_mean_over_the_classes(run, audited):
         assert clouds[key] == pytest.approx(mean)
 
 
+def test_every_real_image_passes_by_once(run):
+    chosen = AuditOptions.from_settings(run.settings)
+    passed = list(real_classes(run, feature_network(run, chosen), chosen))
+    for real in passed:
+        assert bool((run.data.train.labels[real.indices] == real.label).all())
+        pixels = run.data.train.gather(real.indices).flatten(1)
+        assert torch.equal(real.seen.pixels, pixels)
+    indices = torch.cat([real.indices for real in passed])
+    assert torch.equal(indices, torch.arange(len(run.data.train)))
+
+
 def test_random_images_lie_within_their_references(audited):
     """The baseline is one more draw of what the references are."""
     references, clouds = audited["references"]["2"], row_of(audited, "random")["clouds"]
