@@ -16,7 +16,7 @@ import torch
 from geodm_lightning.ledger import Trace
 from geodm_lightning.types import InputError
 
-RESERVE = 0.9  # share of the free memory that is planned with
+RESERVE = 0.7  # share of the free memory that is planned with: the rest may be in small pieces
 # How the allocator of the CPU and oneDNN say it.
 NO_MEMORY = ("DefaultCPUAllocator", "could not create a primitive", "could not create a memory")
 CGROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))

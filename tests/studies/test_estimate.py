@@ -19,6 +19,7 @@ from geodm_lightning.pipeline import run
 from geodm_lightning.processes import Processes
 from geodm_lightning.site import Site
 from geodm_lightning.stages.memory import (
+    RESERVE,
     Slope,
     available_bytes,
     explained,
@@ -123,8 +124,8 @@ def test_a_line_through_two_sizes_tells_the_largest_that_fits():
     assert line == Slope(100.0, 7.0)
     assert (line.at(10), line.largest(170), line.largest(169), line.largest(50)) == (170, 10, 9, 0)
     fit = fitting_batch(lambda n: 10**8 * n, 64, setting="teachers.batch_size", available=10**9)
-    assert (fit.batch, fit.memory) == (9, 9 * 10**8)
-    assert fit.advice.endswith("1.00 GB are free: lower teachers.batch_size to 9")
+    assert (fit.batch, fit.memory) == (7, 7 * 10**8)
+    assert fit.advice.endswith("1.00 GB are free: lower teachers.batch_size to 7")
     assert fitting_batch(lambda n: n, 64, setting="any", available=10**9).advice == ""
 
 
@@ -151,7 +152,7 @@ def test_memory_grows_by_the_class_and_the_advice_fits(distiller):
     advice = fit_to_memory([module], settings, slope=slope, free=free)
     chosen = module.sizes.classes_per_step
     assert advice.endswith(f"lower distiller.classes_per_step to {chosen}")
-    assert slope.at(chosen) <= 0.9 * free < slope.at(chosen + 1)
+    assert slope.at(chosen) <= RESERVE * free < slope.at(chosen + 1)
     assert "lower distiller.real_batch to" in fit_to_memory(
         [module], settings, slope=slope, free=slope.at(1) // 2
     )
