@@ -8,9 +8,11 @@ from rich.text import Text
 from geodm_lightning.reporting.study import Study
 from geodm_lightning.reporting.study_lines import (
     COST_HEADINGS,
+    DASH,
     DETAIL_HEADINGS,
     GridLine,
     cost_rows,
+    datasets_of,
     detail_rows,
     grid,
     study_notes,
@@ -58,21 +60,32 @@ def _row(line: GridLine, width: int) -> list[str]:
     ]
 
 
-def study_to_terminal(study: Study) -> Table:
-    """Return the grid of a table of many runs for rich to print."""
-    table = Table(title=Text(study.title), title_justify="left")
-    table.add_column("Method")
-    for column in study.columns:
-        table.add_column(Text(f"{column.dataset} {column.label}"), justify="right")
-    for line in grid(study):
-        style = {"group": "bold", "published": "dim"}.get(line.kind, "")
-        best = line.best or (False,) * len(line.cells)
-        cells = [
-            Text(cell, style="bold" if leads else "")
-            for cell, leads in zip(line.cells, best, strict=True)
-        ]
-        table.add_row(Text(line.label), *cells, style=style)
-    return table
+def study_to_terminal(study: Study) -> list[Table]:
+    """Return the grid of a table of many runs for rich to print, a table per data set."""
+    tables, left = [], 0
+    for dataset, count in datasets_of(study.columns):
+        own = slice(left, left + count)
+        table = Table(title=Text(f"{study.title}: {dataset}"), title_justify="left")
+        table.add_column("Method")
+        for column in study.columns[own]:
+            table.add_column(Text(column.label), justify="right")
+        for line in grid(study):
+            _add_line(table, line, own)
+        tables.append(table)
+        left += count
+    return tables
+
+
+def _add_line(table: Table, line: GridLine, own: slice) -> None:
+    """Add the part of a line that belongs to one data set, unless nothing is published there."""
+    cells, best = line.cells[own], line.best[own] or (False,) * len(line.cells[own])
+    if line.kind == "published" and not any(cell.strip(DASH) for cell in cells):
+        return
+    style = {"group": "bold", "published": "dim"}.get(line.kind, "")
+    marked = [
+        Text(cell, style="bold" if leads else "") for cell, leads in zip(cells, best, strict=True)
+    ]
+    table.add_row(Text(line.label), *marked, style=style)
 
 
 def _escape(text: str) -> str:

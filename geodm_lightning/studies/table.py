@@ -78,7 +78,8 @@ def write_table(plan: Plan) -> Study:
         sets=sets_of(states),
         configurations=configurations_of(states),
     )
-    CONSOLE.print(study_to_terminal(study))
+    for part in study_to_terminal(study):
+        CONSOLE.print(part)
     CONSOLE.print(f"table: {folder / 'table.html'}")
     return study
 
