@@ -113,6 +113,7 @@ def test_names_are_the_telling_part_of_a_path():
     ("arguments", "message"),
     [
         ([], "usage: python experiments/evaluate.py distilled=PATH"),
+        (["-m", "name=a,b"], "usage: python experiments/evaluate.py distilled=PATH"),
         (["distilled=nowhere"], "no distilled set at nowhere"),
         (["distilled=no*where"], r"no distilled set at no\*where"),
         (["distilled=[a"], "does not end; close it by ]"),

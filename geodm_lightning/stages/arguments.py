@@ -15,6 +15,7 @@ USAGE = (
     "[space=…] [factor=…] [labels=…] [order=…] [zca=FILE] [experiment=N] [evaluation=NAME] "
     "[supervision=own] [architectures=published] [num_seeds=N] [scores=robust] [key=value …]"
 )
+ASKING = {"-h", "--help", "--hydra-help", "--version", "--list"}
 # Arguments that speak of the set, by the setting they stand for.
 DECLARED = {
     name: f"distiller.{name}"
@@ -40,7 +41,7 @@ def overrides_of(arguments: list[str]) -> list[str]:
     """
     said = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if "distilled" not in said:
-        if said.get("distiller") == "imported" or any(a.startswith("-") for a in arguments):
+        if said.get("distiller") == "imported" or not ASKING.isdisjoint(arguments):
             return arguments
         raise InputError(USAGE)
     rows = [seeds_of(path) for path in paths_in(said["distilled"])]
