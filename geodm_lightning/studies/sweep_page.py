@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from optuna import Study
 
 SHOWN = 10  # trials of the list of the best
+CLEAR = 2 * math.sqrt(2)  # standard deviations of a run by which two runs differ clearly
 Draw = Callable[[Theme], "Figure"]
 
 
@@ -78,8 +80,9 @@ def findings(summary: Summary) -> Iterator[str]:
         yield (
             f"Noise: the experiment as it stands reaches {100 * statistics.fmean(values):.2f} ± "
             f"{100 * summary.noise:.2f} % over {len(values)} seeds (mean and standard deviation); "
-            f"the trials, all of one seed, spread by {100 * spread:.2f} points. Differences "
-            f"between two trials below {200 * summary.noise:.1f} points are no evidence."
+            f"the trials, all of one seed, spread by {100 * spread:.2f} points. Two single runs "
+            f"that differ by less than {100 * CLEAR * summary.noise:.1f} points, twice the "
+            "standard deviation of a difference, are not told apart."
         )
     if summary.importances:
         yield (
