@@ -37,6 +37,7 @@ def reached(path):
     return row, {cell["name"]: cell["accuracies"] for cell in row["cells"]}
 
 
+@pytest.mark.slow
 def test_teachers_label_both_sides(tmp_path):
     overrides = (*tiny_overrides(tmp_path), *TAUGHT, "stages=[distill,score]")
     run_pipeline(compose_config(*overrides))
