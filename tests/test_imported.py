@@ -90,6 +90,15 @@ def test_whatever_is_said_is_kept_and_foreign_words_find_their_setting(tmp_path)
     assert again == overrides_of(arguments)
 
 
+def test_flags_of_hydra_come_before_all_overrides(tmp_path):
+    path = make_set(tmp_path / "set")
+    words = overrides_of(
+        [f"distilled={path}", "name=a,b", "-m", "--cfg", "job", "~supervision.hard"]
+    )
+    assert words[:3] == ["-m", "--cfg", "job"]
+    assert words[-2:] == ["name=a,b", "~supervision.hard"]
+
+
 def test_a_glob_is_one_row_with_a_set_for_each_seed(tmp_path):
     for seed in (0, 2, 10):
         make_set(tmp_path / "x" / str(seed) / "distilled", seed=seed)

@@ -59,7 +59,9 @@ def overrides_of(arguments: list[str]) -> list[str]:
         "baselines": "[random]",
         "stages": SCORED_STAGES if "scores" in said else STAGES,
     }
-    return [f"{key}={value}" for key, value in defaults.items() if key not in said] + overrides
+    unsaid = [f"{key}={value}" for key, value in defaults.items() if key not in said]
+    flags = [word for word in overrides if "=" not in word and not word.startswith("~")]
+    return [*flags, *unsaid, *(word for word in overrides if word not in flags)]
 
 
 def defaults_of(rows: list[list[str]], said: dict[str, str]) -> dict[str, str]:
