@@ -11,6 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from geodm_lightning.command_line import CONFIGS, explain_mistakes, run_command
+from geodm_lightning.processes import die_with_parent
 from geodm_lightning.studies.sweep_locks import undisturbed
 from geodm_lightning.studies.sweeper import register_sweeper
 from geodm_lightning.types import InputError
@@ -24,6 +25,7 @@ def accuracy(hyperbolic: float, spherical: float) -> float:
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
 def main(config: DictConfig) -> float:
     """Return the accuracy; ``schedule.name`` says how runs fail, ``ipc`` how long one takes."""
+    die_with_parent()
     with explain_mistakes(), undisturbed(Path(config.run_dir), f"{config.name}-{config.seed}"):
         curvature, failure = config.geometry.curvature, config.schedule.name
         with (Path(config.run_dir) / "log.txt").open("a") as log:
