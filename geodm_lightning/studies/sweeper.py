@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import time
 import traceback
@@ -88,6 +89,8 @@ class StudySweeper(Sweeper):
         from geodm_lightning.studies.sweep_file import read_space
         from geodm_lightning.studies.sweep_trials import open_trials
 
+        if importlib.util.find_spec("optuna") is None:
+            raise InputError("a local sweep needs Optuna; pip install 'geodm-lightning[sweeps]'")
         space = read_space(self._file)
         num_trials, num_jobs = self._sizes(space)
         bare = Experiment(self._context, self._config, ())
