@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import resource
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,6 +159,7 @@ def explained(stage: str, work: Callable[[], object], advise: Callable[[], str])
         if not is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:120] or type(error).__name__
+        traceback.clear_frames(error.__traceback__)  # whoever keeps the error, keeps no tensors
     else:
         return
     gc.collect()  # frames of the work may hold each other
