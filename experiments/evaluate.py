@@ -20,7 +20,7 @@ def main(config: DictConfig) -> float | None:
 
     with explain_mistakes():
         if config.estimate:
-            from geodm_lightning.studies.estimate_page import print_estimate
+            from geodm_lightning.estimates.page import print_estimate
 
             print_estimate(config)
             return None

@@ -18,8 +18,8 @@ from geodm_lightning.command_line import (
     register_resolvers,
     run_command,
 )
-from geodm_lightning.studies.sweep_locks import undisturbed
-from geodm_lightning.studies.sweeper import register_sweeper
+from geodm_lightning.sweeps.locks import undisturbed
+from geodm_lightning.sweeps.sweeper import register_sweeper
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
@@ -30,7 +30,7 @@ def main(config: DictConfig) -> float | None:
     register_resolvers()  # once more, as a launcher may have put this job in a process of its own
     with explain_mistakes():
         if config.estimate:
-            from geodm_lightning.studies.estimate_page import print_estimate
+            from geodm_lightning.estimates.page import print_estimate
 
             print_estimate(config)
             return None

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from geodm_lightning.command_line import explain_mistakes
-from geodm_lightning.studies.sweep_command import run_arguments, summarise
+from geodm_lightning.sweeps.command import run_arguments, summarise
 from geodm_lightning.types import InputError
 
 RUN = Path(__file__).with_name("run.py")

@@ -14,7 +14,7 @@ from geodm_lightning.command_line import explain_mistakes, run_command
 @hydra.main(version_base="1.3", config_path="../configs", config_name="table")
 def main(config: DictConfig) -> None:
     """Run what is missing of one table and write it; exits with 1 where a run failed."""
-    from geodm_lightning.studies.table import make_table  # heavy imports only now
+    from geodm_lightning.tables.table import make_table  # heavy imports only now
 
     with explain_mistakes():
         code = make_table(config)

@@ -17,7 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from geodm_lightning import assembly, processes
 from geodm_lightning.data.datamodule import RealDataModule
 from geodm_lightning.evaluation.result import load_results
+from geodm_lightning.memory import explained
 from geodm_lightning.methods import methods_of
+from geodm_lightning.probes.memory_advice import memory_advice
 from geodm_lightning.provenance import provenance
 from geodm_lightning.reporting.tracking import wandb_tracker
 from geodm_lightning.run_folder import RunFolder
@@ -27,8 +29,6 @@ from geodm_lightning.stages.audit import audit
 from geodm_lightning.stages.distill import distill
 from geodm_lightning.stages.evaluate import evaluate
 from geodm_lightning.stages.imported import with_images_per_class
-from geodm_lightning.stages.memory import explained
-from geodm_lightning.stages.memory_advice import memory_advice
 from geodm_lightning.stages.relabel import relabel
 from geodm_lightning.stages.report import report, report_seeds
 from geodm_lightning.stages.run import Run

@@ -15,9 +15,9 @@ from geodm_lightning.distilled.storage import load_set
 from geodm_lightning.distillers.matching import MatchingDistiller
 from geodm_lightning.evaluation.result import load_results
 from geodm_lightning.methods import methods_of
+from geodm_lightning.probes.probe import Alone
 from geodm_lightning.processes import Processes
 from geodm_lightning.site import Site
-from geodm_lightning.stages.probe import Alone
 from tests.experiment import CONFIGS, compose_settings, tiny_overrides
 
 ROOT = Path(__file__).resolve().parent.parent

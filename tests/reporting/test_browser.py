@@ -22,11 +22,11 @@ from geodm_lightning.reporting.study import (
 from geodm_lightning.reporting.study_page import write_study
 from geodm_lightning.reporting.theme import DARK, LIGHT
 from geodm_lightning.reporting.tracking import Curve
-from geodm_lightning.studies.space import Axis
-from geodm_lightning.studies.sweep_page import to_html
-from geodm_lightning.studies.sweep_summary import Summary, Tried
+from geodm_lightning.sweeps.page import to_html
+from geodm_lightning.sweeps.space import Axis
+from geodm_lightning.sweeps.summary import Summary, Tried
 from tests.reporting.chromium import Browser, View, find_chromium
-from tests.studies.small_tables import result
+from tests.tables.small_tables import result
 
 CHROMIUM = find_chromium()
 PHONE, DESK = 390, 1280  # pixels

@@ -1,0 +1,1 @@
+"""A few timed steps of what a run does, and the memory they take."""

@@ -1,1 +1,0 @@
-"""Many runs: search spaces, the tables of papers, what they will cost."""

@@ -1,0 +1,1 @@
+"""Searches over settings, in files that wandb reads too."""

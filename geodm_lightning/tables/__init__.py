@@ -1,0 +1,1 @@
+"""The tables of papers: what they hold, the runs behind, what those gave."""
