@@ -21,6 +21,8 @@ UNCLAMPED = 0.25  # pixels learned in unit range without clamping leave it by ab
 # Learned pixels may leave unit range far: on the digits, sets of one image per class reached
 # -7 to 11 (measured), while their mean stayed that of the data. Beyond this, a space is wrong.
 LARGEST = 64.0  # pixel, in unit range
+# Normalised pixels deviate by about 1, whitened ones of MTT by 0.23 (CIFAR-10, eps = 0.1).
+LOW_CONTRAST = 1 / 3
 AT_ONCE = 512  # images in double precision; decides memory only
 MEAN_OFF = 0.25  # of unit range: what the mean pixel may be outside it
 
@@ -161,7 +163,7 @@ def _to_unit(images: Tensor, spec: DatasetSpec) -> Tensor:
 def _declared(images: Tensor, spec: DatasetSpec, declared: Declaration) -> Settled:
     space = declared.space or "zca"
     if space == "uint8":
-        if not torch.equal(images, images.round()) or images.min() < 0 or images.max() > 255:
+        if not _are_bytes(images):
             raise InputError(f"space=uint8 is declared, but pixels {_range(images)} are no bytes")
         return Settled(images.to(torch.uint8), space)
     if space == "zca":
@@ -196,19 +198,43 @@ def _inferred(images: Tensor, spec: DatasetSpec) -> Settled:
         return Settled(images, "unit", (f"inferred space=unit: pixels {_range(images)}",))
     if _looks_normalised(images, spec):
         reason = f"pixels {_range(images)} are {_range(unit)} with {spec.name}'s mean and std"
+        doubt = _doubt(images)
+        if doubt is not None:
+            raise InputError(f"{reason}, but {doubt}")
         return Settled(unit, "normalised", (f"inferred space=normalised: {reason}",))
     problem = "could be in either unit or" if _fits(unit, ROUNDING) else "are in neither unit nor"
+    bytes_ = "space=uint8, " if _are_bytes(images) else ""
     raise InputError(
         f"pixels {_range(images)}, {float(images.mean()):.3g} on average, {problem} normalised "
         f"range ({_range(unit)} with the constants of {spec.name}, whose images are "
         f"{sum(spec.mean) / len(spec.mean):.3g} on average); learned pixels may leave either: "
-        "declare space=unit, space=normalised, or space=zca zca=FILE"
+        f"declare space=unit, space=normalised, {bytes_}or space=zca zca=FILE"
     )
+
+
+def _doubt(images: Tensor) -> str | None:
+    """Return why pixels in the range of normalised ones may be others, and the way out."""
+    low, high, deviation = float(images.min()), float(images.max()), float(images.std())
+    if max(abs(low + 1), abs(high - 1)) <= ROUNDING:
+        return (
+            "they end at -1 and 1, as images of generators do: declare space=normalised with "
+            "mean= and std= of 0.5 each, or space=normalised alone"
+        )
+    if deviation < LOW_CONTRAST:
+        return (
+            f"they deviate by {deviation:.2g}, normalised ones by about 1: whitened? declare "
+            "space=zca zca=FILE, or space=normalised"
+        )
+    return None
 
 
 def _looks_normalised(images: Tensor, spec: DatasetSpec) -> bool:
     """Whether pixels are in unit range when de-normalised, and far from it as they are."""
     return _fits(_to_unit(images, spec), ROUNDING) and not _fits(images, UNCLAMPED)
+
+
+def _are_bytes(images: Tensor) -> bool:
+    return torch.equal(images, images.round()) and _fits(images / 255, 0.0)
 
 
 def _fits(images: Tensor, tolerance: float) -> bool:

@@ -43,16 +43,20 @@ def has_rate(path: Path) -> bool:
 def read_trajectory(path: Path, spec: DatasetSpec, declared: Declaration) -> Foreign:
     """Read ``images_V.pt`` with ``labels_V.pt`` and, if there is one, ``lr_V.pt``.
 
-    A folder's ``best`` is taken, or else its last iteration.
+    A folder's ``best`` is taken, or else its last iteration. MTT keeps whitened images twice: as
+    they are and, in ``images_zca_V.pt``, with the whitening undone, which is what is taken.
+
+    Raises:
+        InputError: If files are missing, hold no tensors, or are whitened without their matrix.
     """
-    images = _images_file(path)
+    images, skipped = _without_whitening(_images_file(path), path, declared)
     labels = images.parent / f"{LABELS}{_version(images)}.pt"
     if not labels.is_file():
         raise InputError(f"{images} has no {labels.name} beside it; fetch the labels too")
     rate = images.parent / f"{RATE}{_version(images)}.pt"
     files = (images, labels, *([rate] if rate.is_file() else []))
-    warnings = []
-    if path.is_dir():
+    warnings = skipped
+    if path.is_dir() and not skipped:
         found = ", ".join(sorted(entry.name for entry in path.glob(f"{IMAGES}*.pt")))
         if "," in found:
             warnings.append(f"took {images.name} of {found}; give one file to choose")
@@ -102,6 +106,20 @@ def _images_file(path: Path) -> Path:
     if not numbered:
         raise InputError(f"{path} has no {IMAGES}{BEST}.pt nor {IMAGES}NUMBER.pt")
     return max(plain or numbered, key=lambda entry: int(_version(entry)))
+
+
+def _without_whitening(images: Path, path: Path, declared: Declaration) -> tuple[Path, list[str]]:
+    """Return the file with the whitening undone where there is one and nothing else is declared."""
+    twin = images.with_name(f"{UNWHITENED}{_version(images)}.pt")
+    if twin in (images, path) or not twin.is_file():
+        return images, []
+    if declared.zca is not None or declared.space is not None:
+        return images, []
+    if not path.is_dir():
+        raise InputError(
+            f"{images} is whitened, as {twin.name} beside it tells; give that one, or zca=FILE"
+        )
+    return twin, [f"took {twin.name}: {images.name} beside it is the same, whitened"]
 
 
 def _version(images: Path) -> str:

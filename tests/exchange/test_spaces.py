@@ -34,6 +34,23 @@ def test_pixels_of_no_known_space_are_asked_about(keep, made, spec):
         read_set(keep(made().images * 9 - 4, made().labels), spec=spec, declared=WHOLE)
 
 
+def test_pixels_from_minus_one_to_one_are_asked_about(keep, made, spec):
+    """With the constants of CIFAR-10 they would be grey: 0.25 to 0.69."""
+    path = keep(made().images * 2 - 1, made().labels)
+    with pytest.raises(InputError, match=r"end at -1 and 1.*mean= and std= of 0.5"):
+        read_set(path, spec=spec, declared=WHOLE)
+    halves = (0.5, 0.5, 0.5)
+    declared = WHOLE._replace(space="normalised", mean=halves, std=halves)
+    imported = read_set(path, spec=spec, declared=declared)
+    torch.testing.assert_close(imported.distilled.images, made().images, rtol=0, atol=1e-6)
+
+
+def test_bytes_kept_as_floats_are_told_how_to_declare_them(keep, made, spec):
+    path = keep(made(eight_bits=True).images.float(), made().labels)
+    with pytest.raises(InputError, match="declare space=unit, space=normalised, space=uint8, or"):
+        read_set(path, spec=spec, declared=WHOLE)
+
+
 def test_pixels_that_could_be_of_two_spaces_are_asked_about(keep, made, spec):
     """Learned in unit range without clamping, they would also pass for normalised ones."""
     images = made().images * 1.1 - 0.05

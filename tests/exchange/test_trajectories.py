@@ -10,15 +10,24 @@ from geodm_lightning.types import InputError
 
 @pytest.fixture
 def folder(tmp_path, made, spec):
-    """Iterations 10 and 500, the latter also with its whitening undone."""
+    """Iterations 10 and 500."""
     distilled = made()
     for iteration in (10, 500):
         images = distilled.images.clone()
         images[5] = iteration / 1000
         torch.save(normalise(images, spec), tmp_path / f"images_{iteration}.pt")
         torch.save(distilled.labels, tmp_path / f"labels_{iteration}.pt")
-    torch.save(distilled.images, tmp_path / "images_zca_500.pt")
     return tmp_path
+
+
+@pytest.fixture
+def whitened(folder, made):
+    """The same, iteration 500 whitened, and with its whitening undone beside it."""
+    images = 0.2 * (2 * made().images - 1)
+    images[:, :, 0, 0] *= 5  # edges stick out
+    torch.save(images, folder / "images_500.pt")
+    torch.save(made().images, folder / "images_zca_500.pt")
+    return folder
 
 
 def test_the_last_iteration_is_taken_and_said(folder, spec):
@@ -39,10 +48,23 @@ def test_a_file_chooses_its_iteration(folder, spec):
     assert not any(line.startswith("took") for line in imported.warnings)
 
 
-def test_images_with_their_whitening_undone_are_in_unit_range(folder, spec, made):
-    imported = read_set(folder / "images_zca_500.pt", spec=spec)
+@pytest.mark.parametrize("name", ["", "images_zca_500.pt"])
+def test_images_with_their_whitening_undone_are_taken(whitened, spec, made, name):
+    imported = read_set(whitened / name, spec=spec)
     assert imported.distilled.manifest["source"]["space"] == "unit"
     assert torch.equal(imported.distilled.images, made().images)
+    assert any("images_500.pt beside it is the same, whitened" in w for w in imported.warnings) == (
+        name == ""
+    )
+
+
+def test_whitened_images_are_not_taken_for_normalised_ones(whitened, spec):
+    """Their range would do for both, their name for nothing else."""
+    with pytest.raises(InputError, match=r"images_500.pt is whitened, as images_zca_500.pt beside"):
+        read_set(whitened / "images_500.pt", spec=spec)
+    (whitened / "images_zca_500.pt").unlink()
+    with pytest.raises(InputError, match=r"by about 1: whitened\? declare space=zca"):
+        read_set(whitened / "images_500.pt", spec=spec)
 
 
 def test_labels_of_the_same_iteration_are_needed(folder, spec):
