@@ -11,7 +11,7 @@ from geodm_lightning.exchange.declaration import Declaration
 from geodm_lightning.exchange.folders import Partial
 from geodm_lightning.exchange.foreign import Foreign
 from geodm_lightning.exchange.safe import load_torch
-from geodm_lightning.exchange.spaces import Whitening, from_unit, normalised_as
+from geodm_lightning.exchange.spaces import from_unit, normalised_as
 from geodm_lightning.exchange.tensor_files import (
     ANY,
     as_number,
@@ -20,6 +20,7 @@ from geodm_lightning.exchange.tensor_files import (
     save_torch,
     theirs,
 )
+from geodm_lightning.exchange.whitening import Whitening
 from geodm_lightning.types import DatasetSpec, InputError
 
 IMAGES, LABELS, RATE = "images_", "labels_", "lr_"

@@ -15,9 +15,10 @@ from geodm_lightning.exchange.formats import FORMATS
 from geodm_lightning.exchange.image_folder import CARD, write_image_folder
 from geodm_lightning.exchange.native import write_native
 from geodm_lightning.exchange.pictures import to_bytes
-from geodm_lightning.exchange.spaces import load_whitening
+from geodm_lightning.exchange.spaces import share_outside
 from geodm_lightning.exchange.tensor_files import write_dc, write_ddranking, write_idc, write_idm
 from geodm_lightning.exchange.trajectories import write_trajectory
+from geodm_lightning.exchange.whitening import load_whitening
 from geodm_lightning.types import DatasetSpec, InputError
 
 HARD_ONLY = ("dc", "idc", "idm", "images", "fkd")  # formats that have no place for soft labels
@@ -130,11 +131,11 @@ def losses(distilled: DistilledSet, format: str) -> tuple[str, ...]:
     lost = []
     if format in IN_BYTES and distilled.images.dtype != torch.uint8:
         _, moved = to_bytes(distilled.images)
-        outside = (distilled.images < 0) | (distilled.images > 1)
-        clipped = f", {outside.float().mean().item():.0%} of them clipped to unit range"
+        outside = share_outside(distilled.images)
+        clipped = f", {outside:.0%} of them clipped to unit range"
         lost.append(
             f"{format} keeps 8 bits: pixels moved by up to {moved:.2g} of unit range"
-            f"{clipped if outside.any() else ''}"
+            f"{clipped if outside else ''}"
         )
     factor = int(distilled.manifest.get("factor", 1))
     if factor > 1 and format not in WITH_MOSAICS:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from geodm_lightning.distilled.distilled_set import DistilledSet
+from geodm_lightning.exchange.spaces import share_outside
 from geodm_lightning.types import DatasetSpec
 
 SEEN = 2000  # most images looked at, evenly spaced
@@ -27,7 +28,7 @@ class Signature(NamedTuple):
         deviation: Their standard deviation.
         low: Smallest pixel.
         high: Largest pixel.
-        outside: Share of pixels outside [0, 1].
+        outside: Share of pixels outside [0, 1], by more than rounding.
         constant: Share of images that show nothing.
         smoothness: Correlation of horizontal neighbours.
     """
@@ -53,7 +54,7 @@ def signature(images: Tensor) -> Signature:
         deviation=pixels.std().item(),
         low=pixels.min().item(),
         high=pixels.max().item(),
-        outside=((pixels < 0) | (pixels > 1)).double().mean().item(),
+        outside=share_outside(pixels),
         constant=(spread < CONSTANT).double().mean().item(),
         smoothness=correlation,
     )

@@ -8,7 +8,8 @@ from geodm_lightning.data.catalog import dataset_spec
 from geodm_lightning.exchange.declaration import Declaration
 from geodm_lightning.exchange.formats import FORMATS, format_of
 from geodm_lightning.exchange.reading import read_set
-from geodm_lightning.exchange.spaces import from_unit, load_whitening
+from geodm_lightning.exchange.spaces import from_unit
+from geodm_lightning.exchange.whitening import load_whitening
 from geodm_lightning.exchange.writing import losses, write_set
 from geodm_lightning.types import InputError
 
