@@ -32,7 +32,7 @@ from geodm_lightning.stages.imported import with_images_per_class
 from geodm_lightning.stages.relabel import relabel
 from geodm_lightning.stages.report import report, report_seeds
 from geodm_lightning.stages.run import Run
-from geodm_lightning.stages.score import score
+from geodm_lightning.stages.score import check_held_out, score
 from geodm_lightning.types import InputError
 
 
@@ -80,6 +80,7 @@ def prepare(config: DictConfig, *, device: torch.device | None = None) -> Prepar
         device = torch.device("cpu") if launches else processes.own_device(accelerator)
     data = assembly.build_data(settings, device)
     settings = with_images_per_class(settings, data)
+    check_held_out(settings, data)
     assembly.check_buildable(settings, data.spec, rows=[row.settings for row in made])
     prepared = Prepared(settings, data, accelerator, launches)
     for seed in prepared.seeds:

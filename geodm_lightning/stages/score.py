@@ -14,7 +14,7 @@ from geodm_lightning.audit.robustness import (
     augmentation_robust_score,
     label_robust_score,
 )
-from geodm_lightning.data.datamodule import held_out
+from geodm_lightning.data.datamodule import RealDataModule, held_out
 from geodm_lightning.evaluation.supervision import HARD
 from geodm_lightning.files import name_of, write_json
 from geodm_lightning.methods import Method
@@ -27,6 +27,25 @@ from geodm_lightning.types import InputError
 
 MADE = ("matching", "generation", "imported")
 SCORES = "scores.json"
+
+
+def check_held_out(settings: dict[str, Any], data: RealDataModule) -> None:
+    """Check that what scores hold out leaves enough images for their random sets.
+
+    Raises:
+        InputError: If a class would have none, or fewer than the images per class.
+    """
+    if "score" not in settings["stages"]:
+        return
+    share = ScoreOptions.from_settings(settings).validation
+    held = held_out(data.train, share=share, key="scores.validation")
+    kept = data.train.labels.cpu()[~held].bincount(minlength=data.spec.num_classes)
+    if settings["ipc"] > int(kept.min()):
+        raise InputError(
+            f"scores.validation={share:g} leaves {int(kept.min())} training images of class "
+            f"'{data.spec.class_names[int(kept.argmin())]}' for random sets of "
+            f"{settings['ipc']} per class; use a smaller share"
+        )
 
 
 def score(run: Run) -> Path:

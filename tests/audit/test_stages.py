@@ -13,7 +13,7 @@ from geodm_lightning.audit.options import AuditOptions
 from geodm_lightning.audit.robustness import augmentation_robust_score, label_robust_score
 from geodm_lightning.data.datamodule import held_out
 from geodm_lightning.distilled.storage import load_set, save_set
-from geodm_lightning.pipeline import folder_of
+from geodm_lightning.pipeline import folder_of, prepare
 from geodm_lightning.processes import Processes
 from geodm_lightning.provenance import provenance
 from geodm_lightning.reporting.audit import audit_sections
@@ -26,7 +26,7 @@ from geodm_lightning.stages.run import Run
 from geodm_lightning.stages.score import score
 from geodm_lightning.stages.score_cells import cells_of
 from geodm_lightning.types import InputError
-from tests.experiment import compose_settings, tiny_overrides
+from tests.experiment import compose_config, compose_settings, tiny_overrides
 
 SMALL = (
     "baselines=[random]",
@@ -197,6 +197,20 @@ def test_rates_are_chosen_on_images_that_no_reference_trains_on(run):
     images = (random.fetch(torch.arange(len(random.labels))) * std + mean).flatten(1)
     assert float(torch.cdist(images, unseen).min()) > 0.1
     assert trials["set/hard/plain"].protocol.augmentation == "none"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("scores.validation=0.999", "leaves nothing to train on of class"),
+        ("scores.validation=0.98", r"leaves \d training images of class '\d' for random sets of 4"),
+    ],
+)
+def test_holding_out_too_much_is_refused_before_any_work(tmp_path, said, reason):
+    stages = "stages=[distill,evaluate,score]"
+    with pytest.raises(InputError, match=reason):
+        prepare(compose_config(*tiny_overrides(tmp_path), *SMALL, stages, "ipc=4", said))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_killed_score_trains_only_what_is_missing(run, scored):
