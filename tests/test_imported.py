@@ -1,10 +1,5 @@
 """Sets made elsewhere: the rows they become, whole runs, refusals."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -19,8 +14,8 @@ from geodm_lightning.stages.arguments import overrides_of
 from geodm_lightning.types import InputError
 from tests.experiment import compose_config, compose_settings
 from tests.native_set import make_set
+from tests.processes import finish
 
-SCRIPT = Path(__file__).resolve().parent.parent / "experiments" / "evaluate.py"
 SHORT = (
     "schedule=quick",
     "schedule.max_student_epochs=2",
@@ -186,12 +181,10 @@ def test_own_labels_need_a_set_that_was_made_elsewhere():
 
 
 def test_the_command_says_a_mistake_in_one_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, SCRIPT, f"distilled={tmp_path}/none"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.strip() == (
-        f"error: there is no distilled set at {tmp_path}/none; correct the path"
+    log = tmp_path / "log.txt"
+    code, output = finish(log, f"distilled={tmp_path}/none", script="evaluate.py")
+    assert code == 2
+    assert (
+        output.strip() == f"error: there is no distilled set at {tmp_path}/none; correct the path"
     )
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [log]

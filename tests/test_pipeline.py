@@ -1,12 +1,6 @@
 """Whole runs on the digits: complete, resumable, killed, on two processes, refused."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,45 +12,18 @@ from geodm_lightning.pipeline import run
 from geodm_lightning.reporting.tracking import read_metrics
 from geodm_lightning.types import InputError
 from tests.experiment import TINY, compose_config, tiny_overrides
+from tests.processes import finish, kill_when
 
-ROOT = Path(__file__).resolve().parent.parent
-COMMAND = [sys.executable, str(ROOT / "experiments" / "run.py")]
 SLOW_STEPS = ("distiller.num_iterations=60", "baselines=[]", "distiller.checkpoint_every=3")
 
 
 def run_tiny(folder, *overrides):
     run(compose_config(*tiny_overrides(folder), *overrides))
+    return path_of(folder)
+
+
+def path_of(folder):
     return folder / "runs" / "tiny" / "0"
-
-
-def start(*overrides, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*COMMAND, *overrides],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **options,
-    )
-
-
-def finish(*overrides):
-    process = start(*overrides)
-    output, _ = process.communicate(timeout=240)
-    return process.returncode, output
-
-
-def kill_when(process, ready, timeout=120):
-    """Kill a process as soon as ``ready`` is true; it must not have ended by then."""
-    deadline = time.monotonic() + timeout
-    while not ready():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -234,40 +201,33 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path):
 
 
 def test_killed_while_distilling_it_ends_with_the_same_images(tmp_path):
-    whole = [*tiny_overrides(tmp_path / "whole"), *SLOW_STEPS, "stages=[distill]"]
-    assert finish(*whole)[0] == 0
+    whole = run_tiny(tmp_path / "whole", *SLOW_STEPS, "stages=[distill]")
     killed = [*tiny_overrides(tmp_path / "killed"), *SLOW_STEPS, "stages=[distill]"]
-    path = tmp_path / "killed" / "runs" / "tiny" / "0"
+    path = path_of(tmp_path / "killed")
     checkpoint = path / "checkpoints" / "last.ckpt"
-    kill_when(start(*killed), checkpoint.exists)
+    kill_when(checkpoint.exists, tmp_path / "log.txt", *killed)
     assert load_checkpoint(checkpoint)["iteration"] < 60
     assert not (path / "distilled").exists()
-    code, output = finish(*killed)
+    code, output = finish(tmp_path / "log.txt", *killed)
     assert code == 0, output
-    expected = load_set(tmp_path / "whole" / "runs" / "tiny" / "0" / "distilled")
-    resumed = load_set(path / "distilled")
+    expected, resumed = load_set(whole / "distilled"), load_set(path / "distilled")
     assert torch.equal(resumed.images, expected.images)
     assert resumed.manifest["geometry"] == expected.manifest["geometry"]
-    curves = [
-        read_metrics(tmp_path / name / "runs" / "tiny" / "0" / "metrics.csv")["distill"]["geodm"]
-        for name in ("whole", "killed")
-    ]
+    curves = [read_metrics(at / "metrics.csv")["distill"]["geodm"] for at in (whole, path)]
     assert curves[0] == curves[1]
 
 
 def test_killed_while_evaluating_no_student_is_lost_or_changed(tmp_path):
     options = ["baselines=[random]", "schedule.max_students=4", "schedule.max_student_epochs=20"]
-    run_tiny(tmp_path / "whole", *options)
+    whole = run_tiny(tmp_path / "whole", *options)
     killed = [*tiny_overrides(tmp_path / "killed"), *options]
-    path = tmp_path / "killed" / "runs" / "tiny" / "0"
-    kill_when(start(*killed), lambda: len(list(path.rglob("student-*.json"))) >= 2)
+    path, log = path_of(tmp_path / "killed"), tmp_path / "log.txt"
+    kill_when(lambda: len(list(path.rglob("student-*.json"))) >= 2, log, *killed)
     kept = {p: p.stat().st_mtime_ns for p in path.rglob("student-*.json")}
-    code, output = finish(*killed)
+    code, output = finish(log, *killed)
     assert code == 0, output
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
-    torch.set_num_threads(1)
-    expected = load_results(tmp_path / "whole" / "runs" / "tiny" / "0" / "results.json")
-    resumed = load_results(path / "results.json")
+    expected, resumed = (load_results(at / "results.json") for at in (whole, path))
     assert [r.accuracies for r in resumed] == [r.accuracies for r in expected]
 
 
@@ -285,12 +245,13 @@ def test_what_is_learned_beside_the_images_is_alike_on_two_processes(tmp_path, o
     kept = [item for item in TINY if item.startswith("distiller")]
     common = [*options, *kept, "pool.count=2", "baselines=[]", "stages=[distill]"]
     devices = ["trainer.devices=2", "trainer.accelerator=cpu"]
-    code, output = finish(*tiny_overrides(tmp_path / "two"), *common, *devices)
+    two = [*tiny_overrides(tmp_path / "two"), *common, *devices]
+    code, output = finish(tmp_path / "log.txt", *two)
     assert code == 0, output
-    assert finish(*tiny_overrides(tmp_path / "one"), *common)[0] == 0
+    path = run_tiny(tmp_path / "one", *common)
     one, two = (
-        load_checkpoint(tmp_path / name / "runs" / "tiny" / "0" / "checkpoints" / "last.ckpt")
-        for name in ("one", "two")
+        load_checkpoint(at / "checkpoints" / "last.ckpt")
+        for at in (path, path_of(tmp_path / "two"))
     )
     for part in ("pixels", "matching", "history"):
         torch.testing.assert_close(two[part], one[part], rtol=1e-3, atol=1e-4)
@@ -300,10 +261,10 @@ def test_what_is_learned_beside_the_images_is_alike_on_two_processes(tmp_path, o
 def test_two_processes_give_the_images_of_one(tmp_path):
     devices = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.strategy=ddp"]
     options = ["baselines=[random,base]", "geometry.learn_weights=true"]
-    code, output = finish(*tiny_overrides(tmp_path / "two"), *options, *devices)
+    overrides = [*tiny_overrides(tmp_path / "two"), *options, *devices]
+    code, output = finish(tmp_path / "log.txt", *overrides)
     assert code == 0, output
-    assert finish(*tiny_overrides(tmp_path / "one"), *options)[0] == 0
-    one, two = (tmp_path / name / "runs" / "tiny" / "0" for name in ("one", "two"))
+    one, two = run_tiny(tmp_path / "one", *options), path_of(tmp_path / "two")
     for name in ("distilled", "baselines/dm", "baselines/random"):
         expected, found = load_set(one / name), load_set(two / name)
         torch.testing.assert_close(found.images, expected.images, rtol=1e-3, atol=1e-4)
@@ -327,15 +288,15 @@ def test_two_processes_give_the_images_of_one(tmp_path):
         (["run_dir=/proc/nowhere"], "error: cannot write /proc/nowhere"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_two(arguments, message):
-    code, output = finish(*arguments)
+def test_a_mistake_is_one_line_and_exit_code_two(tmp_path, arguments, message):
+    code, output = finish(tmp_path / "log.txt", *arguments)
     assert code == 2
     assert output.startswith(message)
     assert output.count("\n") == 1
 
 
-def test_the_list_is_printed_without_work():
-    code, output = finish("--list")
+def test_the_list_is_printed_without_work(tmp_path):
+    code, output = finish(tmp_path / "log.txt", "--list")
     assert code == 0
     assert output.splitlines()[0].split()[0] == "cifar10_ipc1"
 

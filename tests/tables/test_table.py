@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from geodm_lightning.command_line import CONFIGS
+from tests.processes import EXPERIMENTS, finish
 
-SCRIPT = CONFIGS.parent / "experiments" / "table.py"
 RUN = "digits_ipc1_dm_quick"
 
 
-def command(folder: Path, *more: str, iterations: int = 2) -> list[str]:
+def arguments_of(folder: Path, *more: str, iterations: int = 2) -> list[str]:
     small = {
         "network.width": 8,
         "schedule.max_iterations": iterations,
@@ -24,10 +23,15 @@ def command(folder: Path, *more: str, iterations: int = 2) -> list[str]:
         "schedule.max_students": 1,
     }
     return [
-        sys.executable, str(SCRIPT), "table=geodm_main", "columns=[digits_ipc1]", "groups=[dm]",
+        "table=geodm_main", "columns=[digits_ipc1]", "groups=[dm]",
         "schedule=quick", "num_seeds=2", f"run_dir={folder}/runs", f"cache_dir={folder}/pools",
         f"output={folder}/tables", f"overrides={json.dumps(small).replace(chr(34), '')}", *more,
     ]  # fmt: skip
+
+
+def command(folder: Path, *more: str, iterations: int = 2) -> list[str]:
+    script = str(EXPERIMENTS / "table.py")
+    return [sys.executable, script, *arguments_of(folder, *more, iterations=iterations)]
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,11 +39,13 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
-    done = call(*command(tmp_path, "reproduce=cifar10_ipc10/nothing"))
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: table geodm_main has no cell 'cifar10_ipc10/nothing'")
-    assert done.stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    log, folder = tmp_path / "log.txt", tmp_path / "made"
+    arguments = arguments_of(folder, "reproduce=cifar10_ipc10/nothing")
+    code, output = finish(log, *arguments, script="table.py")
+    assert code == 2
+    assert output.startswith("error: table geodm_main has no cell 'cifar10_ipc10/nothing'")
+    assert output.count("\n") == 1
+    assert not folder.exists()
 
 
 @pytest.mark.slow
