@@ -75,10 +75,12 @@ def slots(jobs: int, *, devices: Sequence[str]) -> list[dict[str, str]]:
 
     Args:
         jobs: Processes at once.
-        devices: GPUs to deal out, empty where there are none; then cores are shared.
+        devices: GPUs to deal out, all of them, so that a run may start a process on each of its
+            own; empty where there are none, then cores are shared.
     """
     if devices:
-        return [{"CUDA_VISIBLE_DEVICES": devices[k % len(devices)]} for k in range(jobs)]
+        dealt = [devices[k::jobs] or [devices[k % len(devices)]] for k in range(jobs)]
+        return [{"CUDA_VISIBLE_DEVICES": ",".join(own)} for own in dealt]
     threads = max(1, (os.cpu_count() or 1) // jobs)
     return [{"OMP_NUM_THREADS": str(threads)} if jobs > 1 else {} for _ in range(jobs)]
 

@@ -42,9 +42,16 @@ def run_missing(plan: Plan) -> list[str]:
     for state in missing:
         plan.settings_of(state.run)
     jobs = [_job_of(plan, state) for state in missing]
-    places = slots(plan.options["jobs"], devices=visible_gpus())
-    outcomes = launch(jobs, environments=places, tell=CONSOLE.print)
+    outcomes = launch(jobs, environments=places_of(plan), tell=CONSOLE.print)
     return [*refused, *itertools.chain.from_iterable(map(partial(_failure, plan), outcomes))]
+
+
+def places_of(plan: Plan) -> list[dict[str, str]]:
+    """Return the environment of each run at once: a share of this machine, where they run on it."""
+    jobs, launcher = plan.options["jobs"], plan.options["launcher"]
+    if launcher is not None and "slurm" in launcher:
+        return [{} for _ in range(jobs)]  # sbatch would hand a share of this machine to the others
+    return slots(jobs, devices=visible_gpus())
 
 
 def _failure(plan: Plan, outcome: Outcome) -> list[str]:

@@ -108,6 +108,8 @@ def test_a_run_is_never_started_twice_at_once(tmp_path):
 def test_gpus_are_dealt_out_in_turn_and_cores_are_shared_where_there_are_none():
     dealt = [place["CUDA_VISIBLE_DEVICES"] for place in slots(3, devices=["0", "1"])]
     assert dealt == ["0", "1", "0"]
+    (alone,) = slots(1, devices=["0", "1"])
+    assert alone == {"CUDA_VISIBLE_DEVICES": "0,1"}  # for trainer.devices=2
     threads = [int(place["OMP_NUM_THREADS"]) for place in slots(2, devices=[])]
     assert threads == [max(1, (os.cpu_count() or 1) // 2)] * 2
     assert slots(1, devices=[]) == [{}]
