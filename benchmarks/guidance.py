@@ -33,9 +33,9 @@ from geodm_lightning.guidance import (
     ProductGround,
     TransportGuidance,
 )
+from geodm_lightning.heap import keep_freed_memory
 from geodm_lightning.provenance import provenance
 from geodm_lightning.randomness import keyed_generator
-from geodm_lightning.site import keep_freed_memory
 from geodm_lightning.types import DenoisingStep
 
 LATENT = (4, 32, 32)

@@ -36,6 +36,7 @@ from geodm_lightning.distillers.recipe import Optimizers, StepSizes
 from geodm_lightning.distillers.synthetic import SyntheticImages
 from geodm_lightning.files import write_json
 from geodm_lightning.geometry.product import build_product
+from geodm_lightning.heap import keep_freed_memory
 from geodm_lightning.ledger import Ledger
 from geodm_lightning.matching.centroid import CentroidMatching
 from geodm_lightning.matching.characteristic import CharacteristicMatching
@@ -49,7 +50,6 @@ from geodm_lightning.networks.pooling import AveragePool
 from geodm_lightning.processes import Processes
 from geodm_lightning.provenance import provenance
 from geodm_lightning.randomness import keyed_generator
-from geodm_lightning.site import keep_freed_memory
 from geodm_lightning.types import LabelledImages
 
 SPEC = dataset_spec("cifar10")

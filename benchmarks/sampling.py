@@ -29,9 +29,9 @@ from geodm_lightning.diffusion.sampler import Guidance, Sampler
 from geodm_lightning.diffusion.training import build_transformer
 from geodm_lightning.files import write_json
 from geodm_lightning.guidance import CombinedGuidance, DeviationGuidance, TransportGuidance
+from geodm_lightning.heap import keep_freed_memory
 from geodm_lightning.provenance import provenance
 from geodm_lightning.randomness import keyed_generator
-from geodm_lightning.site import keep_freed_memory
 
 LATENT = (4, 32, 32)
 REAL, FINISHED = 200, 9  # latents of each class

@@ -59,10 +59,10 @@ def measure(case: Case) -> dict[str, Any]:
     """Time iterations of this process, with all others of the case."""
     import torch
 
+    from geodm_lightning.heap import keep_freed_memory
     from geodm_lightning.memory import traced
     from geodm_lightning.processes import Processes, join_processes, leave_processes
     from geodm_lightning.provenance import peak_memory
-    from geodm_lightning.site import keep_freed_memory
 
     class Counting(Processes):
         """Adds up the bytes that are summed over the processes."""

@@ -31,9 +31,9 @@ from torch import Tensor
 from turns import ratio, take_turns
 
 from geodm_lightning.files import write_json
+from geodm_lightning.heap import keep_freed_memory
 from geodm_lightning.provenance import provenance
 from geodm_lightning.randomness import keyed_generator
-from geodm_lightning.site import keep_freed_memory
 from geodm_lightning.transport import sinkhorn
 from geodm_lightning.transport.coupling import marginal_error
 

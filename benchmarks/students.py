@@ -39,9 +39,10 @@ from geodm_lightning.evaluation.group_size import StepClock
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.together import Course
 from geodm_lightning.files import write_json
+from geodm_lightning.heap import keep_freed_memory
 from geodm_lightning.provenance import provenance
 from geodm_lightning.randomness import keyed_generator
-from geodm_lightning.site import Site, keep_freed_memory
+from geodm_lightning.site import Site
 from geodm_lightning.types import LabelledImages
 
 IPC, CLASSES = 10, 10

@@ -25,11 +25,11 @@ from turns import ratio, take_turns
 
 from geodm_lightning.files import write_json
 from geodm_lightning.geometry.product import build_product
+from geodm_lightning.heap import keep_freed_memory
 from geodm_lightning.matching.scaling import ScaledFeatures, scale_features
 from geodm_lightning.matching.transport import TransportMatching
 from geodm_lightning.provenance import provenance
 from geodm_lightning.randomness import keyed_generator
-from geodm_lightning.site import keep_freed_memory
 
 SHAPES = ((10, 256, 10, 2048), (10, 256, 40, 2048), (10, 64, 10, 2048))
 DEFAULT = "default"

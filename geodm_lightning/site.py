@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import warnings
 from typing import Any, Literal, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from lightning import Trainer
 
+from geodm_lightning.heap import set_up_heap
 from geodm_lightning.processes import Processes, own_device
 
 # Lightning greets every trainer with hardware, tips and the reason it stopped.
@@ -78,21 +78,7 @@ def open_site(
         threads: CPU threads of this process; null leaves them as they are.
         processes: Place among the processes of the run.
     """
-    keep_freed_memory()
+    set_up_heap()
     if threads is not None:
         torch.set_num_threads(threads)
     return Site(own_device(accelerator), precision, processes)
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory for the next step instead of giving it back.
-
-    A training step frees and takes the same few hundred megabytes again; returning them to
-    the kernel each time costs page faults that can double the time of a step on a CPU.
-    Does nothing under another C library.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_max, 0)  # large tensors too come from the heap that is kept

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from geodm_lightning import assembly, processes
 from geodm_lightning.distilled.storage import is_complete
+from geodm_lightning.heap import set_up_heap
 from geodm_lightning.memory import available_bytes, explained, gigabytes
 from geodm_lightning.methods import Method
 from geodm_lightning.pipeline import Prepared, folder_of, prepare
@@ -28,7 +29,6 @@ from geodm_lightning.probes.samples import probe_generation
 from geodm_lightning.probes.sets import probe_matching, probe_selection
 from geodm_lightning.probes.students import probe_students
 from geodm_lightning.provenance import provenance
-from geodm_lightning.site import keep_freed_memory
 from geodm_lightning.stages.run import Run
 
 COPIED = 2**32  # bytes of cached latents, which are written in place, that are copied at most
@@ -114,18 +114,20 @@ def estimate(config: DictConfig) -> Estimate:
     Raises:
         InputError: If the run would be refused.
     """
+    began = time.monotonic()
     prepared = prepare(config, device=torch.device("cpu"))
     settings = prepared.settings
     own = processes.own_device(prepared.accelerator)
     prepared.data.train.to(own)
     prepared.data.test.to(own)
     world = int(os.environ.get("WORLD_SIZE", settings["trainer"]["devices"]))
-    keep_freed_memory()
+    set_up_heap()
     if (threads := threads_of(settings, world)) is not None:
         torch.set_num_threads(threads)
     site = ProbeSite(own, settings["trainer"]["precision"], Alone(0, world))
     available = available_bytes(own)
-    start = Work("start", "load libraries and data", steps=0, fixed_seconds=process_age())
+    loading = LOADED + time.monotonic() - began
+    start = Work("start", "load libraries and data", steps=0, fixed_seconds=loading)
     works = [start]
     with TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         cache = mirrored(Path(settings["cache_dir"]), Path(folder) / "cache")
@@ -237,3 +239,6 @@ def process_age() -> float:
     ticks = int(stat.read_text().rpartition(")")[2].split()[19])
     began = ticks / os.sysconf("SC_CLK_TCK")
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)
+
+
+LOADED = process_age()  # seconds until here: what a run, too, spends on its libraries

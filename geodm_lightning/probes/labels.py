@@ -17,9 +17,9 @@ from geodm_lightning.evaluation.views import view_recipe
 from geodm_lightning.labels.pool import TeacherPool
 from geodm_lightning.memory import (
     Fit,
-    available_bytes,
     fitting_batch,
-    resident_bytes,
+    held_bytes,
+    room_on,
     traced,
 )
 from geodm_lightning.probes.probe import Alone, ProbeSite, Work, one_training
@@ -78,7 +78,7 @@ def labelling_work(
         done=sum(protocol.epochs * len(row.candidate.labels) for row in rows) - views,
         seconds_per_step=each + writing / store.num_views,
         fixed_seconds=asked * each,
-        memory=resident_bytes() + fit.memory,
+        memory=held_bytes(run.site.device) + fit.memory,
         disk=round(store.bytes_estimate(1) * views / store.num_views),
         advice=fit.advice,
     )
@@ -105,7 +105,7 @@ def timed_labels(
         needs,
         min(run.settings["teachers"]["batch_size"], total),
         setting="teachers.batch_size",
-        available=available_bytes(run.site.device),
+        room=room_on(run.site.device),
     )
     began = time.perf_counter()
     logits = label(fit.batch)

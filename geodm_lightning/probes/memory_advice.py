@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from geodm_lightning import assembly
 from geodm_lightning.distilled.storage import is_complete
-from geodm_lightning.memory import RESERVE, available_bytes, is_out_of_memory
+from geodm_lightning.memory import is_out_of_memory, room_on
 from geodm_lightning.methods import Method
 from geodm_lightning.probes.probe import Alone
-from geodm_lightning.probes.sets import advice_of, classes_at_once, matching_slope
+from geodm_lightning.probes.sets import advice_of, classes_at_once, lockstep_slope
 from geodm_lightning.site import Site
 from geodm_lightning.stages.run import Run
 
@@ -33,9 +35,11 @@ def memory_advice(run: Run, stage: str) -> str:
         stage: The stage that did not fit.
     """
     if stage == "distill":
-        row = next((m for m in run.methods if m.kind == "matching" and is_waiting(run, m)), None)
-        if row is not None:
-            return matching_advice(run._replace(settings=row.settings))
+        waiting = [m for m in run.methods if m.kind == "matching" and is_waiting(run, m)]
+        if waiting:
+            key = assembly.sharing_key(waiting[0].settings)
+            rows = [m for m in waiting if assembly.sharing_key(m.settings) == key]
+            return matching_advice(run._replace(settings=rows[0].settings), rows)
         stage = "generation"
     for key, note in OTHERS.get(stage, ()):
         value = look_up(run.settings, key)
@@ -51,13 +55,13 @@ def is_waiting(run: Run, method: Method) -> bool:
     return not is_complete(run.folder.distilled(method.key, is_main=method.is_main))
 
 
-def matching_advice(run: Run) -> str:
-    """Measure what one and two classes at once need, and say how many fit."""
+def matching_advice(run: Run, rows: Sequence[Method]) -> str:
+    """Measure what one and two classes at once of rows in lockstep need, and say how many fit."""
     site = Site(run.site.device, run.site.precision, Alone(*run.site.processes))
     try:
         real = assembly.build_real_features(run.settings, run.data, site)
-        distiller = assembly.build_distiller(run.settings, run.data, site, real)
-        slope = matching_slope(distiller, site.device)
+        distillers = [assembly.build_distiller(row.settings, run.data, site, real) for row in rows]
+        slope = lockstep_slope(distillers, site.device)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -65,8 +69,7 @@ def matching_advice(run: Run) -> str:
             "not even one class at once fits: lower distiller.real_batch, "
             f"{assembly.real_batch(run.settings)} now, with distiller.classes_per_step=1"
         )
-    available = round(RESERVE * available_bytes(site.device))
-    return advice_of(run.settings, slope, classes_at_once(distiller), available)
+    return advice_of(run.settings, slope, classes_at_once(distillers[0]), room_on(site.device))
 
 
 def look_up(settings: dict[str, object], key: str) -> object:

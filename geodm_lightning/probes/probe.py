@@ -11,7 +11,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from geodm_lightning.memory import resident_bytes, traced
+from geodm_lightning.memory import held_bytes, traced
 from geodm_lightning.processes import Processes
 from geodm_lightning.site import Site
 
@@ -89,7 +89,8 @@ class StepClock(Callback):
     Attributes:
         planned: Batches the trainer was given.
         seconds: Of each timed step.
-        memory: Most bytes of the traced step beyond what was resident before the training.
+        memory: Most bytes held: before the training with the most of the traced step beyond, or
+            on a CPU after a step, where its heap has grown to more.
         test_seconds: Of a whole test pass, from a few batches of every loader.
         began: Seconds from making the clock to the first step.
         lifetime: Seconds from making the clock to the end of the training.
@@ -105,7 +106,7 @@ class StepClock(Callback):
         self.test_seconds = 0.0
         self.began = 0.0
         self.lifetime = 0.0
-        self._resident = resident_bytes()
+        self._held = held_bytes(device)
         self._made = time.perf_counter()
         self._last = self._made
         self._step = -1
@@ -151,13 +152,14 @@ class StepClock(Callback):
         spent = self._lap()
         if self._step == TRACED:
             self._tracing.close()
-            self.memory = self._resident + self._peak()
+            self.memory = self._held + self._peak()
         elif self._step == 0:
             self._first_step = spent
         if self._step >= WARM_UP:
             self.seconds.append(spent)
         enough = len(self.seconds) >= FEWEST and sum(self.seconds) >= BUDGET
         if self._alike is not None or enough:
+            self.memory = max(self.memory, held_bytes(self.device))
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

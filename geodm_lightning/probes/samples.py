@@ -13,7 +13,7 @@ from geodm_lightning.assembly.generator import Generator, build_sampler
 from geodm_lightning.diffusion.latent_table import LatentTable
 from geodm_lightning.diffusion.sampler import Sampler
 from geodm_lightning.distillers.generation import DECODED_AT_ONCE, Guides
-from geodm_lightning.memory import available_bytes, fitting_batch, resident_bytes, traced
+from geodm_lightning.memory import fitting_batch, held_bytes, room_on, traced
 from geodm_lightning.methods import Method
 from geodm_lightning.probes.probe import Alone, ProbeSite, Work, one_training
 from geodm_lightning.probes.sets import set_bytes
@@ -86,7 +86,7 @@ def probe_generation(run: Run, methods: list[Method]) -> Iterator[Work]:
                 f"encode real images for {method.label}",
                 steps=classes,
                 seconds_per_step=spent / share,
-                memory=resident_bytes(),
+                memory=held_bytes(site.device),
                 shared=True,
             )
         yield from sampling_work(run, method, generator, guides, fresh=fresh)
@@ -124,7 +124,7 @@ def sampling_work(
         needs,
         max(1, min(options["batch_size"], together)),
         setting="generator.batch_size",
-        available=available_bytes(device),
+        room=room_on(device),
     )
     began = time.perf_counter()
     denoising.sample(fit.batch)
@@ -138,7 +138,7 @@ def sampling_work(
         steps=own,
         done=total - waiting,
         seconds_per_step=each + decoding_seconds(generator, min(DECODED_AT_ONCE, total), device),
-        memory=resident_bytes() + fit.memory,
+        memory=held_bytes(device) + fit.memory,
         disk=waiting * torch.Size(shape).numel() * 4 + set_bytes(run, bytes_per_pixel=1),
         advice=fit.advice,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,11 +19,11 @@ from geodm_lightning.distillers.real_features import RealFeatures
 from geodm_lightning.distillers.selection import herding_selection
 from geodm_lightning.distillers.state import capture
 from geodm_lightning.memory import (
-    RESERVE,
+    Room,
     Slope,
-    available_bytes,
     gigabytes,
-    resident_bytes,
+    held_bytes,
+    room_on,
     slope_of,
     traced,
 )
@@ -101,8 +101,8 @@ def lockstep_work(
     distillers = [member.distiller for member in members]
     total = assembly.num_iterations(settings)
     first = min(distiller.iteration for distiller in distillers)
-    slope, free = matching_slope(distillers[0], site.device), available_bytes(site.device)
-    advice = fit_to_memory(distillers, settings, slope=slope, free=free)
+    slope = lockstep_slope(distillers, site.device)
+    advice = fit_to_memory(distillers, settings, slope=slope, room=room_on(site.device))
     with site.watch() as clocks:
         trainer = site.trainer(max_epochs=1)
         trainer.fit(Lockstep(members), IterationStream(first, total))
@@ -128,7 +128,7 @@ def lockstep_work(
 
 
 def fit_to_memory(
-    distillers: list[MatchingDistiller], settings: dict[str, Any], *, slope: Slope, free: int
+    distillers: list[MatchingDistiller], settings: dict[str, Any], *, slope: Slope, room: Room
 ) -> str:
     """Lower the classes at once of distillations until they fit, and say so.
 
@@ -136,19 +136,18 @@ def fit_to_memory(
         distillers: Those that run in lockstep.
         settings: Of one of their rows.
         slope: What classes at once cost.
-        free: Bytes there are.
+        room: Bytes there are.
 
     Returns:
         What to set, empty where the configured number fits.
     """
     wanted = classes_at_once(distillers[0])
-    available = round(RESERVE * free)
-    if slope.at(wanted) <= available:
+    if slope.at(wanted) <= room.usable:
         return ""
-    fitting = slope.largest(available)
+    fitting = slope.largest(room.usable)
     for distiller in distillers:
         distiller.sizes = distiller.sizes._replace(classes_per_step=max(1, fitting))
-    return advice_of(settings, slope, wanted, available)
+    return advice_of(settings, slope, wanted, room)
 
 
 def classes_at_once(distiller: MatchingDistiller) -> int:
@@ -158,7 +157,11 @@ def classes_at_once(distiller: MatchingDistiller) -> int:
 
 
 def matching_slope(distiller: MatchingDistiller, device: torch.device) -> Slope:
-    """Measure what matching one class more at once costs in memory, by one and two classes."""
+    """Measure what matching one class more at once costs in memory, by one and two classes.
+
+    What does not grow by the class is that of all images of this process: beside their gradient
+    another one, as autograd adds to it those of the next classes, and two moments of an optimiser.
+    """
     kept = distiller.manual_backward
     distiller.manual_backward = torch.Tensor.backward  # type: ignore[method-assign]
     first = distiller.processes.shard(distiller.num_classes).start
@@ -172,20 +175,34 @@ def matching_slope(distiller: MatchingDistiller, device: torch.device) -> Slope:
     owned = distiller.processes.shard(distiller.num_classes)
     try:
         needs(1)  # makes the network of the iteration, which is held once
-        return slope_of(needs, 1, min(2, owned.stop - owned.start))
+        slope = slope_of(needs, 1, min(2, owned.stop - owned.start))
+        return slope._replace(base=slope.base + beside_pixels(distiller))
     finally:
         distiller.manual_backward = kept  # type: ignore[method-assign]
 
 
-def advice_of(settings: dict[str, Any], slope: Slope, wanted: int, available: int) -> str:
+def beside_pixels(distiller: MatchingDistiller) -> int:
+    """Return the bytes of three values beside every learned pixel of this process."""
+    return 3 * distiller.synthetic.pixels.nbytes
+
+
+def lockstep_slope(distillers: Sequence[MatchingDistiller], device: torch.device) -> Slope:
+    """Measure what rows in lockstep cost: the dearest one, and what the others hold meanwhile."""
+    slopes = [matching_slope(distiller, device) for distiller in distillers]
+    dearest = max(slopes, key=lambda slope: slope.at(classes_at_once(distillers[0])))
+    others = sum(map(beside_pixels, distillers[1:]))
+    return dearest._replace(base=dearest.base + others)
+
+
+def advice_of(settings: dict[str, Any], slope: Slope, wanted: int, room: Room) -> str:
     """Say which setting to lower to what, from what a class costs."""
     start = f"{wanted} classes at once need {gigabytes(slope.at(wanted))}, "
-    start += f"{gigabytes(available)} are free: "
-    fitting = min(slope.largest(available), wanted - 1)
+    start += f"{room.told()}: "
+    fitting = min(slope.largest(room.usable), wanted - 1)
     if fitting >= 1:
         return f"{start}lower distiller.classes_per_step to {fitting}"
     batch = assembly.real_batch(settings)
-    fewer = int(batch * available / max(1, slope.at(1)))
+    fewer = int(batch * room.usable / max(1, slope.at(1)))
     if fewer >= 1:
         return (
             f"{start}lower distiller.real_batch to {fewer}, which changes the method, with "
@@ -229,5 +246,5 @@ def probe_selection(run: Run, methods: list[Method]) -> Iterator[Work]:
         "embed real images for herding",
         steps=len(run.data.train),
         seconds_per_step=each,
-        memory=resident_bytes(),
+        memory=held_bytes(run.site.device),
     )
