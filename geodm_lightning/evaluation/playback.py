@@ -80,20 +80,40 @@ def check_fits(views: GivenViews, protocol: Protocol, *, num_images: int, resolu
             pixels of another number.
     """
     lengths = [len(batch.indices) for batch in views.batches(0)]
-    sizes = [len(part) for part in torch.arange(num_images).split(protocol.batch_size)]
-    told = f"the views that came with the set are {{}}, protocol {protocol.name} {{}}; {{}}"
     if views.num_images != num_images:
         way_out = "import the set again"
-        raise InputError(told.format(f"of {views.num_images} images", f"has {num_images}", way_out))
+        theirs, ours = f"of {views.num_images} images", f"has {num_images}"
+        raise _misfit(protocol, theirs, ours, way_out)
     if views.resolution != resolution:
         way_out = f"set evaluation.protocol.resolution={views.resolution}"
-        raise InputError(told.format(f"{views.resolution} px wide", f"shows {resolution}", way_out))
+        raise _misfit(protocol, f"{views.resolution} px wide", f"shows {resolution}", way_out)
+    check_batches(lengths, protocol, epochs=views.epochs, num_images=num_images)
+
+
+def check_batches(lengths: list[int], protocol: Protocol, *, epochs: int, num_images: int) -> None:
+    """Check that a protocol makes batches as large, and no more epochs, than views came with.
+
+    Args:
+        lengths: Views in each batch of an epoch.
+        protocol: How students are trained.
+        epochs: Epochs of views.
+        num_images: Images of the set, mosaics decoded.
+
+    Raises:
+        InputError: If it does not.
+    """
+    sizes = [len(part) for part in torch.arange(num_images).split(protocol.batch_size)]
     if lengths != sizes:
         way_out = f"set evaluation.protocol.batch_size={max(lengths)}"
         theirs = f"in {len(lengths)} batches of {max(lengths)}"
         ours = f"makes {len(sizes)} of {protocol.batch_size}"
-        raise InputError(told.format(theirs, ours, way_out))
-    if views.epochs < protocol.epochs:
-        way_out = f"set evaluation.protocol.epochs={views.epochs}"
-        theirs, ours = f"of {views.epochs} epochs", f"makes {protocol.epochs}"
-        raise InputError(told.format(theirs, ours, way_out))
+        raise _misfit(protocol, theirs, ours, way_out)
+    if epochs < protocol.epochs:
+        way_out = f"set evaluation.protocol.epochs={epochs}"
+        raise _misfit(protocol, f"of {epochs} epochs", f"makes {protocol.epochs}", way_out)
+
+
+def _misfit(protocol: Protocol, theirs: str, ours: str, way_out: str) -> InputError:
+    return InputError(
+        f"the views that came with the set are {theirs}, protocol {protocol.name} {ours}; {way_out}"
+    )

@@ -77,6 +77,23 @@ def import_views(imported: Imported, folder: Path, *, seed: int = FKD_SEED) -> G
     )
 
 
+def batches_of(imported: Imported) -> tuple[int, list[int]]:
+    """Return how many epochs of views a set came with, and the views in each batch of the first.
+
+    Raises:
+        InputError: If it came with none, or a file is missing or damaged.
+    """
+    if imported.views is None or imported.order is None:
+        raise InputError("the set came without FKD labels; name their folder by views=FOLDER")
+    if (imported.views / MANIFEST).is_file():
+        given = GivenViews(imported.views)
+        return given.epochs, [len(batch.indices) for batch in given.batches(0)]
+    lengths: list[int] = []
+    while sum(lengths) < len(imported.order):
+        lengths.append(len(_load(imported.views, 0, len(lengths))["logits"]))
+    return count_epochs(imported.views), lengths
+
+
 def _copied(views: Path, folder: Path) -> GivenViews:
     """Copy the views of a native set."""
     GivenViews(views)

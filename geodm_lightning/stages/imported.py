@@ -9,9 +9,12 @@ from geodm_lightning import assembly
 from geodm_lightning.data.datamodule import RealDataModule
 from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.distilled.storage import load_set
+from geodm_lightning.evaluation.playback import check_batches
+from geodm_lightning.evaluation.supervision import Supervision
+from geodm_lightning.evaluation.views import view_recipe
 from geodm_lightning.exchange.declaration import Declaration, Imported
 from geodm_lightning.exchange.reading import read_set
-from geodm_lightning.exchange.views import import_views
+from geodm_lightning.exchange.views import batches_of, import_views
 from geodm_lightning.methods import Method, as_list, imports, methods_of
 from geodm_lightning.stages.run import CONSOLE, Run
 from geodm_lightning.types import DatasetSpec, InputError
@@ -39,8 +42,9 @@ def with_images_per_class(settings: dict[str, Any], data: RealDataModule) -> dic
     found: dict[int, str] = {}
     for row in rows:
         for path in dict.fromkeys(path_of(row, seed, num_seeds=len(seeds)) for seed in seeds):
-            manifest = read(row, path, data.spec).distilled.manifest
-            found.setdefault(int(manifest["ipc"]), str(path))
+            imported = read(row, path, data.spec)
+            check_own_labels(settings, row, imported, data.spec)
+            found.setdefault(int(imported.distilled.manifest["ipc"]), str(path))
     if settings["ipc"] is not None:
         found.setdefault(settings["ipc"], f"ipc={settings['ipc']}")
     if len(found) > 1:
@@ -51,6 +55,34 @@ def with_images_per_class(settings: dict[str, Any], data: RealDataModule) -> dic
     (ipc,) = found
     assembly.check_images_per_class(data, ipc)
     return {**settings, "ipc": ipc}
+
+
+def check_own_labels(
+    settings: dict[str, Any], row: Method, imported: Imported, spec: DatasetSpec
+) -> None:
+    """Check that a set came with the labels that its students shall learn from.
+
+    Raises:
+        InputError: If it came with none, or with views that the protocol would not make.
+    """
+    asking = [each for each in assembly.build_supervisions(settings) if each.teachers == OWN]
+    if not asking:
+        return
+    if imported.views is not None:
+        protocol = assembly.build_protocol(settings, spec)
+        view_recipe(protocol, spec)
+        epochs, lengths = batches_of(imported)
+        check_batches(lengths, protocol, epochs=epochs, num_images=sum(lengths))
+    elif imported.distilled.soft_labels is None:
+        raise without_labels(row.label, asking[0])
+
+
+def without_labels(label: str, supervision: Supervision) -> InputError:
+    """Return what is wrong with a set without the labels that a supervision learns from."""
+    return InputError(
+        f"{label} came without soft labels, which supervision {supervision.name} learns from; use "
+        "supervision=hard"
+    )
 
 
 def path_of(row: Method, seed: int, *, num_seeds: int | None = None) -> Path:

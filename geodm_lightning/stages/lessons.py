@@ -19,7 +19,7 @@ from geodm_lightning.labels.own import OwnLabels, PlayedLabels
 from geodm_lightning.labels.pool import TeacherPool
 from geodm_lightning.methods import Method
 from geodm_lightning.stages.candidates import candidate_of
-from geodm_lightning.stages.imported import OWN
+from geodm_lightning.stages.imported import OWN, without_labels
 from geodm_lightning.stages.run import Run
 from geodm_lightning.types import InputError
 
@@ -100,10 +100,7 @@ def own_labels(run: Run, lesson: Lesson, protocol: Protocol) -> Labeller:
         check_fits(views, protocol, num_images=len(lesson.candidate.labels), resolution=resolution)
         return PlayedLabels(views)
     if lesson.candidate.soft_labels is None:
-        raise InputError(
-            f"{lesson.candidate.label} came without soft labels, which supervision "
-            f"{lesson.supervision.name} learns from; use supervision=hard"
-        )
+        raise without_labels(lesson.candidate.label, lesson.supervision)
     return OwnLabels(lesson.candidate.soft_labels)
 
 
