@@ -2,16 +2,9 @@
 
 import hashlib
 import json
-import multiprocessing
-import os
 import re
-import runpy
 import shutil
-import signal
 import socket
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,15 +19,12 @@ from geodm_lightning.pipeline import run
 from geodm_lightning.reporting.tracking import read_metrics
 from geodm_lightning.stages.sets import gathered
 from geodm_lightning.types import LabelledImages
+from tests import processes
 from tests.experiment import compose_config, generative_overrides
 
-SCRIPT = Path(__file__).resolve().parent.parent / "experiments" / "run.py"
 UP_TO_STUDENTS = "stages=[distill,relabel,evaluate]"
 SUPERVISIONS = ["hard", "lia", "lia_otm"]
 ONE_BY_ONE = "generator.batch_size=1"  # no image shares its batch, so not even rounding differs
-# Processes are forked from one that has imported everything: each is as real as a fresh one.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["geodm_lightning.pipeline", "diffusers.models.transformers"])
 
 
 def run_tiny(folder, *overrides):
@@ -46,42 +36,16 @@ def path_of(folder):
     return folder / "runs" / "tiny" / "0"
 
 
-def start(folder, *overrides, **environment):
-    """Start experiments/run.py in a process of its own; its output goes to a file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / f"output{environment.get('RANK', '')}.txt"
-    arguments = [*generative_overrides(folder), *overrides]
-    process = PROCESSES.Process(target=run_script, args=(log, arguments, environment))
-    process.start()
-    return process, log
-
-
-def run_script(log, arguments, environment):
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for number in (1, 2):
-        os.dup2(output, number)
-    os.environ.update(environment)
-    sys.argv = [str(SCRIPT), *arguments]
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+def log_of(folder):
+    return folder / "output.txt"
 
 
 def finish(folder, *overrides):
-    process, log = start(folder, *overrides)
-    process.join(120)
-    return process.exitcode, log.read_text()
+    return processes.finish(log_of(folder), *generative_overrides(folder), *overrides)
 
 
 def kill_when(ready, folder, *overrides):
-    """Start a run and kill it as soon as ``ready`` is true; it must not have ended by then."""
-    process, log = start(folder, *overrides)
-    deadline = time.monotonic() + 120
-    while not ready():
-        assert process.is_alive(), log.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL, log.read_text()
+    processes.kill_when(ready, log_of(folder), *generative_overrides(folder), *overrides)
 
 
 def digests(folder):
@@ -226,15 +190,13 @@ def test_two_processes_end_with_what_one_does(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    started = [
-        start(
-            tmp_path / "two",
-            *(*options, "trainer.devices=2"),
-            **{**place, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank},
-        )
-        for rank in "01"
-    ]
-    for process, log in started:
+    started = {}
+    for rank in "01":
+        log = tmp_path / f"output{rank}.txt"
+        joined = {**place, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+        arguments = (*generative_overrides(tmp_path / "two"), *options, "trainer.devices=2")
+        started[log] = processes.start(log, *arguments, **joined)
+    for log, process in started.items():
         process.join(120)
         assert process.exitcode == 0, log.read_text()
     assert same_tensors(one, two, "**/images.safetensors") == 2

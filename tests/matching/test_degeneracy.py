@@ -23,7 +23,7 @@ def classes():
     return by_class[:, :100], by_class[:, 100:]
 
 
-def learn(classes, *, curvature_weight, entropy_weight, learning="joint", num_steps=200):
+def learn(classes, *, curvature_weight, entropy_weight, learning="joint", num_steps=100):
     """Learn the geometry alone and return what it ends with."""
     geometry = build_product(FACTORS, curvature=1.0, learning=learning, skip_below=0.0)
     matching = GeometricMatching(
@@ -33,7 +33,7 @@ def learn(classes, *, curvature_weight, entropy_weight, learning="joint", num_st
         curvature_weight=curvature_weight,
         entropy_weight=entropy_weight,
     )
-    optimizer = torch.optim.Adam(matching.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(matching.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(0)
     for _ in range(num_steps):
         optimizer.zero_grad()
