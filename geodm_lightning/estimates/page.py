@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
@@ -25,8 +26,7 @@ def print_estimate(config: DictConfig) -> Estimate:
         InputError: If the run would be refused, or ``estimate`` is no file ending in ``.json``.
     """
     wanted = config.estimate
-    if not isinstance(wanted, bool) and Path(str(wanted)).suffix != ".json":
-        raise InputError(f"estimate must be true, false or a file PATH.json, got {wanted!r}")
+    check_wanted(wanted)
     if int(os.environ.get("RANK", "0")) > 0:
         processes.die_with_parent()
         raise SystemExit(0)
@@ -37,6 +37,16 @@ def print_estimate(config: DictConfig) -> Estimate:
     if not isinstance(wanted, bool):
         write_json(Path(str(wanted)), found.to_dict())
     return found
+
+
+def check_wanted(wanted: Any) -> None:
+    """Check what ``estimate`` may be.
+
+    Raises:
+        InputError: If it neither says yes or no nor names a file ending in ``.json``.
+    """
+    if not isinstance(wanted, bool) and Path(str(wanted)).suffix != ".json":
+        raise InputError(f"estimate must be true, false or a file PATH.json, got {wanted!r}")
 
 
 def table_of(found: Estimate) -> Table:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from geodm_lightning.estimates.estimate import estimate
 from geodm_lightning.estimates.page import clock, lines_of, table_of
+from geodm_lightning.files import write_json
 from geodm_lightning.memory import gigabytes
 from geodm_lightning.tables.plan import Plan
 from geodm_lightning.tables.running import CONSOLE, FAILED, chosen_states, tell_failures
@@ -12,6 +15,8 @@ from geodm_lightning.tables.state import DONE, REFUSED, compose_config
 
 def estimate_table(plan: Plan) -> int:
     """Measure a few steps of every missing run and print what the table will still cost.
+
+    It is written, too, where ``estimate`` names a file.
 
     Returns:
         Exit code: 0, or 1 where a run is refused.
@@ -34,5 +39,7 @@ def estimate_table(plan: Plan) -> int:
         f"{len(found)} runs to do: {clock(seconds)} one after another, {clock(seconds / jobs)} or "
         f"more with jobs={plan.options['jobs']}; the largest process takes {gigabytes(memory)}"
     )
+    if not isinstance(wanted := plan.options["estimate"], bool):
+        write_json(Path(wanted), {"table": plan.table.key, "runs": [r.to_dict() for r in found]})
     refused = [f"{s.run.name} is refused: {s.reason}" for s in states if s.state == REFUSED]
     return FAILED if tell_failures(refused) else 0

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from geodm_lightning.estimates.page import check_wanted
 from geodm_lightning.tables.cells import Table
 from geodm_lightning.tables.definition import read_table
 from geodm_lightning.tables.runs import PlannedRun, planned_runs
@@ -13,7 +14,7 @@ from geodm_lightning.tables.state import RunState, read_run, run_settings
 from geodm_lightning.types import InputError
 
 COUNTS = {"seed": 0, "num_seeds": 1, "jobs": 1}
-FLAGS = ("list", "run", "estimate")
+FLAGS = ("list", "run")
 LISTS = ("columns", "groups", "only")
 TEXTS = ("reproduce", "launcher")
 
@@ -154,6 +155,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     for key in TEXTS:
         if options[key] is not None and not isinstance(options[key], str):
             raise InputError(f"{key} must be a name or null, got {options[key]!r}")
+    check_wanted(options["estimate"])
     tolerance = options["tolerance"]
     number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
     if tolerance is not None and not (number and 0 <= tolerance < float("inf")):

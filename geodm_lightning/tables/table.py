@@ -25,6 +25,7 @@ from geodm_lightning.tables.running import (
     tell_failures,
 )
 from geodm_lightning.tables.study import build_study, configurations_of, sets_of
+from geodm_lightning.types import InputError
 
 
 def make_table(config: DictConfig) -> int:
@@ -42,6 +43,7 @@ def make_table(config: DictConfig) -> int:
     """
     values: Any = OmegaConf.to_container(config, resolve=False)
     plan = read_plan(_name_of_table(), values)
+    check_launcher(plan.options["launcher"])
     if plan.options["list"]:
         print_cells(plan)
         return 0
@@ -82,6 +84,22 @@ def write_table(plan: Plan) -> Study:
         CONSOLE.print(part)
     CONSOLE.print(f"table: {folder / 'table.html'}")
     return study
+
+
+def check_launcher(name: str | None) -> None:
+    """Check that Hydra has a launcher.
+
+    Raises:
+        InputError: If it has not.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+
+    known = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
+    if name is not None and name not in known:
+        raise InputError(
+            f"unknown launcher {name!r}; choose among {', '.join(known)} (joblib and submitit "
+            "come with pip install 'geodm-lightning[sweeps]')"
+        )
 
 
 def _name_of_table() -> str:

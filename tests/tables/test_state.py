@@ -97,6 +97,7 @@ def test_damaged_results_are_refused_and_named(tmp_path):
         ({"list": "yes"}, "list must be true or false"),
         ({"columns": "digits_ipc1"}, "columns must be a list"),
         ({"only": ["nothing"]}, "unknown run 'nothing' in only; choose among digits_ipc1_dm"),
+        ({"estimate": "maybe"}, "estimate must be true, false or a file PATH.json"),
         ({"tolerance": -1}, "tolerance must be a number"),
         ({"overrides": 3}, "overrides must read"),
         ({"overrides": ["network.width"]}, "overrides must read"),

@@ -48,6 +48,28 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     assert not folder.exists()
 
 
+def test_a_launcher_that_hydra_does_not_know_is_refused_before_any_run(tmp_path):
+    folder = tmp_path / "made"
+    arguments = arguments_of(folder, "launcher=nothing", "list=true")
+    code, output = finish(tmp_path / "log.txt", *arguments, script="table.py")
+    assert code == 2
+    assert output.startswith("error: unknown launcher 'nothing'; choose among basic")
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_a_table_is_estimated_run_by_run_and_written_where_asked(tmp_path):
+    path = tmp_path / "cost.json"
+    told = call(*command(tmp_path, f"estimate={path}", "groups=[dm,hdd]"))
+    assert told.returncode == 0, told.stderr
+    assert "2 runs to do" in told.stdout
+    runs = json.loads(path.read_text())["runs"]
+    assert [run["name"] for run in runs] == [RUN, RUN.replace("_dm_", "_hdd_")]
+    first, second = (run["works"][0]["seconds"] for run in runs)
+    assert second < first + 5  # what the first took is none of the second
+    assert [p.name for p in tmp_path.iterdir()] == ["cost.json"]
+
+
 @pytest.mark.slow
 def test_a_killed_table_is_resumed_and_a_finished_one_starts_nothing(tmp_path):
     checkpoints = tmp_path / "runs" / "tables" / "geodm_main" / RUN / "0" / "checkpoints"
