@@ -15,6 +15,8 @@ from geodm_lightning.types import InputError
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 
 def run_command(main: Callable[[], object]) -> None:
@@ -46,7 +48,8 @@ def run_command(main: Callable[[], object]) -> None:
 def explain_mistakes() -> Iterator[None]:
     """Print a mistake of the caller as one line and exit with 2, inside a Hydra job.
 
-    In a job of a multirun it is raised instead, as the other jobs go on.
+    In a job of a multirun it is raised instead, as the other jobs go on. A run that is told to
+    end by SIGTERM ends all, with 143.
     """
     try:
         yield
@@ -57,10 +60,13 @@ def explain_mistakes() -> Iterator[None]:
     except KeyboardInterrupt:
         if is_one_of_many():
             raise
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except SystemExit as ending:
-        if is_one_of_many() and ending.code:
+        if ending.code is None:  # Lightning's way out when told to end by SIGTERM: no success
+            print(STOPPED, file=sys.stderr)
+            sys.exit(EXIT_TERMINATED)
+        if is_one_of_many() and ending.code not in (0, EXIT_TERMINATED):
             raise InputError(f"a process of this run ended with code {ending.code}") from ending
         raise
 
