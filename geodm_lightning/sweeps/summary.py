@@ -154,6 +154,8 @@ def write_trials(study: Study, folder: Path) -> str:
     summary = summarised(study)
     write_text(folder / "trials.csv", to_csv(summary))
     begun = f"trials begun: {len(summary.trials)}, finished: {len(summary.complete)}"
+    if num_failed := sum(trial.state == "fail" for trial in summary.trials):
+        begun += f", failed: {num_failed}"
     if not summary.complete:
         return begun
     best = summary.best

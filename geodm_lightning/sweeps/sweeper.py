@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PLUGIN = "hydra_plugins.geodm_lightning.StudySweeper"  # Hydra takes plugins of that package alone
 BETWEEN_PAGES = 60.0  # seconds
+NO_RUN = ".checked"  # name of a run that is never made: a sweep of other settings is told as one
 FAILURES_AT_START = 3  # this many failed trials and no finished one end a sweep
 
 
@@ -97,7 +98,8 @@ class StudySweeper(Sweeper):
         experiment = bare._replace(overrides=tuple(bare.changed([*space.fixed, *arguments])))
         name = self._name or space.name
         folder = Path(experiment.check_axes(space, self._file).run_dir) / name
-        settings = checked(experiment.composed(placed(folder, AS_IT_STANDS)))
+        settings = checked(experiment.composed(placed(folder, NO_RUN)))
+        settings["name"] = AS_IT_STANDS
         with read_write(self._config):
             self._config.hydra.sweep.dir = str(folder)  # what a launcher writes goes there, too
         take_children_along()
@@ -111,6 +113,8 @@ class StudySweeper(Sweeper):
         ) as trials:
             self._repeat(trials, experiment, settings, num_jobs)
             self._work(trials, experiment, num_jobs)
+            if trials.best is None and trials.failures:
+                raise InputError(failed(trials.failures))
             return trials.best
 
     def _work(self, trials: Trials, experiment: Experiment, num_jobs: int) -> None:
@@ -131,6 +135,9 @@ class StudySweeper(Sweeper):
         for key, value in wanted.items():
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"hydra.sweeper.{key} must be at least 1 or null, got {value!r}")
+        at_once = self._config.hydra.launcher.get("n_jobs")
+        if at_once is not None and (not isinstance(at_once, int) or at_once == 0):
+            raise InputError(f"jobs must be a whole number of at least 1, got {at_once!r}")
         num_trials = self._num_trials or space.run_cap
         if space.method == "grid":
             num_trials = min(num_trials or len(space.grid()), len(space.grid()))
@@ -138,7 +145,7 @@ class StudySweeper(Sweeper):
             raise InputError(
                 f"{self._file} has no run_cap; say how many trials, hydra.sweeper.num_trials=24"
             )
-        num_jobs = self._num_jobs or self._config.hydra.launcher.get("n_jobs") or 1
+        num_jobs = self._num_jobs or at_once or 1
         return num_trials, num_jobs if num_jobs > 0 else os.cpu_count() or 1
 
     def _repeat(
@@ -164,12 +171,12 @@ class StudySweeper(Sweeper):
         for trial, outcome in zip(batch, self._launch(jobs, first=batch[0].number), strict=True):
             if isinstance(outcome, BaseException):
                 trials.fail(trial, line_of(outcome))
+                print(f"trial {trial.number} failed: {line_of(outcome)}", flush=True)
             else:
                 trials.finish(trial, outcome)
         print(write_trials(trials.study, trials.folder), flush=True)
-        failures = trials.failures
-        if trials.best is None and len(failures) >= FAILURES_AT_START:
-            raise InputError(f"the first {len(failures)} trials failed, the last: {failures[-1]}")
+        if trials.best is None and len(trials.failures) >= FAILURES_AT_START:
+            raise InputError(failed(trials.failures))
 
     def _launch(self, jobs: list[list[str]], *, first: int) -> list[float | BaseException]:
         """Run jobs and return the accuracy of each, or what ended it."""
@@ -205,6 +212,13 @@ def checked(config: DictConfig) -> dict[str, Any]:
     if "evaluate" not in settings["stages"]:
         raise InputError("a sweep compares accuracies; add evaluate to stages")
     return settings
+
+
+def failed(failures: Sequence[str]) -> str:
+    """Say that no trial has succeeded, and why."""
+    if len(failures) == 1:
+        return f"the first trial failed: {failures[0]}"
+    return f"the first {len(failures)} trials failed, the last: {failures[-1]}"
 
 
 def line_of(error: BaseException) -> str:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from geodm_lightning.command_line import run_command
+from geodm_lightning.run_folder import RunFolder
 from geodm_lightning.sweeps.command import run_arguments, summarise
 from geodm_lightning.sweeps.space import name_of_point, overrides_of
 from geodm_lightning.sweeps.summary import summarised
@@ -95,7 +96,9 @@ def test_the_same_command_goes_on_and_a_larger_one_adds(sweep):
 
 @pytest.mark.slow
 def test_another_experiment_under_the_same_name_is_refused(sweep, capsys):
-    sweep("trials=1")
+    folder = sweep("trials=1")
+    settings = summarised(open_study(folder.with_suffix(".sqlite"))).settings
+    RunFolder(folder / "as_it_stands" / "0").open(settings, {})  # as a repeat leaves it
     with pytest.raises(SystemExit) as caught:
         sweep("trials=2", "ipc=3")
     assert caught.value.code == 2
@@ -139,6 +142,17 @@ def test_a_sweep_whose_every_trial_fails_ends_early(sweep, capsys):
     assert line == "error: the first 3 trials failed, the last: RuntimeError: out of order"
 
 
+def test_a_sweep_of_one_trial_that_fails_has_failed(sweep, tmp_path, capsys):
+    space = written(tmp_path / "grid.yaml", KEYS[0], [3.0, 4.0])
+    with pytest.raises(SystemExit) as caught:
+        sweep("trials=1", "schedule.name=refused", space=space)
+    assert caught.value.code == 2
+    told = capsys.readouterr()
+    assert "trial 0 failed: no curvature 3.0, use 1 or less" in told.out
+    assert "trials begun: 1, finished: 0, failed: 1" in told.out
+    assert told.err == "error: the first trial failed: no curvature 3.0, use 1 or less\n"
+
+
 REFUSED = {
     "geometry.curvatur.hyperbolic": r"curvatur.hyperbolic .*did you mean geometry.curvature.hyper",
     "strateg": r"parameter strateg of .* did you mean strategy\?",
@@ -162,6 +176,7 @@ def test_a_key_that_no_configuration_has_ends_a_sweep_before_any_trial(
 
 BAD = {
     "trials=0": "num_trials must be at least 1 or null, got 0",
+    "jobs=0": "jobs must be a whole number of at least 1, got 0",
     "ipc=1,2": "ipc=1,2 has several values",
     "ipc=500": "ipc=500 is more than the",
     "stages=[distill]": "add evaluate to stages",
@@ -170,7 +185,7 @@ BAD = {
 }
 
 
-QUICKLY = ("trials=0", "ipc=1,2")
+QUICKLY = ("trials=0", "jobs=0", "ipc=1,2")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,6 @@
 
 import fcntl
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState, create_trial
@@ -15,6 +12,7 @@ from geodm_lightning.sweeps.space import Axis, Space
 from geodm_lightning.sweeps.summary import summarised, to_csv
 from geodm_lightning.sweeps.trials import SWEEPER, open_trials
 from geodm_lightning.types import InputError
+from tests.processes import FORKED
 
 AXES = (Axis("c", low=0.1, high=5.0, is_log=True), Axis("mode", choices=("a", "b")))
 SPACE = Space("s", "random", True, AXES, fixed=(), run_cap=None)
@@ -52,29 +50,24 @@ def test_what_a_failed_trial_says_is_kept(tmp_path):
     assert lines[3].startswith("2,complete,0.0,")
 
 
-CHILD = """
-import os, sys
-from tests.sweeps.test_trials import opened
-from pathlib import Path
-with opened(Path(sys.argv[1])) as trials:
-    done, *_ = trials.take(3)
-    trials.finish(done, 0.25)
-    print("ready", flush=True)
-    sys.stdin.read()
-"""
+def begin_three(folder, ready):
+    with opened(folder) as trials:
+        done, *_ = trials.take(3)
+        trials.finish(done, 0.25)
+        ready.set()
+        signal.pause()
 
 
 def test_trials_of_a_killed_sweeper_are_taken_up_and_those_of_a_living_one_left(tmp_path):
-    root = Path(__file__).resolve().parents[2]
-    pipe = subprocess.PIPE
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(tmp_path)], cwd=root, stdin=pipe, stdout=pipe, text=True
-    )
-    assert child.stdout.readline() == "ready\n"
+    ready = FORKED.Event()
+    child = FORKED.Process(target=begin_three, args=(tmp_path, ready))
+    child.start()
+    assert ready.wait(60)
     with opened(tmp_path) as trials:
         assert [trial.number for trial in trials.take(1)] == [3]  # 1 and 2 are being run
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
         taken = trials.take(4)
         assert [trial.number for trial in taken] == [1, 2, 4, 5]
         assert [t.point for t in taken] == [
