@@ -111,7 +111,10 @@ def test_published_schedules_are_uncut():
         assert protocol.fraction == 1.0
 
 
-@pytest.mark.parametrize("name", MATCHED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if "_ipc10" in n else pytest.mark.slow) for n in MATCHED],
+)
 def test_quick_shortens_and_says_so(name):
     settings = compose_settings(f"+experiment={name}", "schedule=quick")
     assert settings["schedule"]["name"] == "quick"

@@ -120,10 +120,11 @@ def test_a_finished_run_is_not_run_again(finished, capsys):
 
 
 def test_more_students_are_added_to_those_there_are(tmp_path):
-    path = run_tiny(tmp_path, "baselines=[]", "schedule.max_students=1")
+    options = ("baselines=[]", "stages=[distill,evaluate]")
+    path = run_tiny(tmp_path, *options, "schedule.max_students=1")
     (kept,) = (path / "students").rglob("*.json")
     time_of_first = kept.stat().st_mtime_ns
-    run_tiny(tmp_path, "baselines=[]", "schedule.max_students=3")
+    run_tiny(tmp_path, *options, "schedule.max_students=3")
     assert len(load_results(path / "results.json")[0].students) == 3
     assert kept.stat().st_mtime_ns == time_of_first
 
@@ -154,7 +155,7 @@ def test_a_damaged_set_is_named_and_not_built_on(tmp_path):
 
 
 def test_a_dry_run_takes_two_steps_of_each_stage(tmp_path):
-    run_tiny(tmp_path, "dry_run=true", "distiller.num_iterations=1000")
+    run_tiny(tmp_path, "dry_run=true", "distiller.num_iterations=1000", "baselines=[base,whole]")
     path = tmp_path / "runs" / "tiny_dry_run" / "0"
     assert load_set(path / "distilled").manifest["iterations"] == 2
     assert {s.num_steps for r in load_results(path / "results.json") for s in r.students} == {2}

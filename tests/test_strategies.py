@@ -32,14 +32,14 @@ NCFM = (
 
 
 def test_ncfm_distils_mosaics_in_unit_range(tmp_path):
-    path = run_tiny(tmp_path, *NCFM)
+    path = run_tiny(tmp_path, *NCFM, "baselines=[random,base,control]")
     distilled = load_set(path / "distilled")
     assert distilled.manifest["label"] == "GeoDM (NCFM)"
     assert distilled.images.min() >= 0
     assert distilled.images.max() <= 1
     assert len(distilled.decode().images) == 4 * len(distilled.images) == 80
     results = {r.method: r for r in load_results(path / "results.json")}
-    assert list(results) == ["random", "herding", "ncfm", "control", "geodm", "whole"]
+    assert list(results) == ["random", "ncfm", "control", "geodm"]
     assert results["geodm"].num_images == 80
     assert results["random"].num_images == 20
     assert results["geodm"].protocol.cutmix_probability == 0.5
@@ -86,6 +86,9 @@ def test_folders_of_images_can_be_distilled(tmp_path):
         f"data.root={tmp_path}/images",
         "data.resolution=32",
         "network.depth=3",
+        "baselines=[random]",
+        "distiller.num_iterations=2",
+        "schedule.max_students=1",
     )
     distilled = load_set(path / "distilled")
     assert distilled.images.shape == (6, 3, 32, 32)

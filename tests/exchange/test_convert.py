@@ -14,6 +14,7 @@ from geodm_lightning.distilled.storage import load_set
 from geodm_lightning.exchange.inspection import num_duplicates
 from geodm_lightning.exchange.writing import write_set
 from geodm_lightning.types import InputError
+from tests.processes import finish
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments/convert.py"
 
@@ -111,12 +112,11 @@ def test_a_hostile_file_ends_the_command_with_one_line_and_code_two(tmp_path):
             return os.system, (f"touch {tmp_path / 'marker'}",)
 
     (tmp_path / "acc.pkl").write_bytes(pickle.dumps(Hostile()))
-    call = [sys.executable, str(SCRIPT), str(tmp_path / "acc.pkl")]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: refused")
-    assert done.stderr.count("\n") == 1
-    assert "posix.system" in done.stderr
+    code, output = finish(tmp_path / "log.txt", str(tmp_path / "acc.pkl"), script="convert.py")
+    assert code == 2
+    _, error = output.splitlines()  # the format, told before a byte was read
+    assert error.startswith("error: refused")
+    assert "posix.system" in error
     assert not (tmp_path / "marker").exists()
 
 
