@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,39 @@ def read_record(folder: Path, key: RecordKey) -> StudentResult | None:
     if found != key:
         raise _damaged(path, "tells of another student, protocol, set or supervision than its name")
     return student
+
+
+def record_keys(
+    num_students: int, protocol_digest: str, set_digest: str, seed: int, supervision_digest: str
+) -> list[RecordKey]:
+    """Return the keys of the records of all students of a seed."""
+    return [
+        RecordKey(protocol_digest, set_digest, seed, index, supervision_digest)
+        for index in range(num_students)
+    ]
+
+
+def read_students(
+    folder: Path, keys: Sequence[RecordKey], *, label: str
+) -> tuple[StudentResult, ...]:
+    """Read the records of all students, which several processes may have written.
+
+    Args:
+        folder: Where they are.
+        keys: What they must be of.
+        label: Name of the images, for readers.
+
+    Raises:
+        InputError: If one is not there, or is damaged.
+    """
+    found = {key.index: read_record(folder, key) for key in keys}
+    missing = [index for index, student in found.items() if student is None]
+    if missing:
+        raise InputError(
+            f"students {missing} on {label} are not in {folder}; all processes must "
+            "share this folder, and each must be run"
+        )
+    return tuple(student for student in found.values() if student is not None)
 
 
 def _damaged(path: Path, reason: str) -> InputError:

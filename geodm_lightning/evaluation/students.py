@@ -16,9 +16,10 @@ from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.group_size import Report, group_size
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.record import (
-    RecordKey,
     StudentResult,
     read_record,
+    read_students,
+    record_keys,
     write_record,
 )
 from geodm_lightning.evaluation.result import EvaluationResult
@@ -86,13 +87,9 @@ def evaluate_students(
     labeller = _checked(labeller, supervision, protocol, num_classes=test.spec.num_classes)
     labels = "" if labeller is None else labeller.identity()
     learned = supervision.digest(labels)
-    keys = [
-        RecordKey(protocol.digest(), candidate.digest, seed, index, learned)
-        for index in range(protocol.num_students)
-    ]
+    keys = record_keys(protocol.num_students, protocol.digest(), candidate.digest, seed, learned)
     course = Course(candidate, test, protocol, seed, supervision, labeller)
-    processes = site.processes
-    own = keys[processes.rank :: processes.world_size]
+    own = keys[site.processes.rank :: site.processes.world_size]
     waiting = [key.index for key in own if read_record(folder, key) is None]
     size = group_size(together, course, waiting, site=site, report=report or _ignore)
     for start in range(0, len(waiting), size):
@@ -104,14 +101,7 @@ def evaluate_students(
             write_record(
                 folder, student, protocol_digest=protocol.digest(), supervision_digest=learned
             )
-    processes.barrier()
-    found = [read_record(folder, key) for key in keys]
-    missing = [index for index, student in enumerate(found) if student is None]
-    if missing:
-        raise InputError(
-            f"students {missing} on {candidate.label} are not in {folder}; all processes must "
-            "share this folder, and each must be run"
-        )
+    site.processes.barrier()
     return EvaluationResult(
         method=candidate.method,
         label=candidate.label,
@@ -119,7 +109,7 @@ def evaluate_students(
         ipc=candidate.ipc,
         num_images=len(candidate.labels),
         protocol=protocol,
-        students=tuple(student for student in found if student is not None),
+        students=read_students(folder, keys, label=candidate.label),
         schedule_share=candidate.schedule_share,
         costs={} if candidate.cost is None else {str(seed): candidate.cost},
         geometries={} if candidate.geometry is None else {str(seed): candidate.geometry},

@@ -17,7 +17,7 @@ from geodm_lightning.distilled.storage import is_complete
 from geodm_lightning.distillers.selection import random_selection
 from geodm_lightning.evaluation.architecture import Architecture
 from geodm_lightning.evaluation.candidate import Candidate, candidate_from_set
-from geodm_lightning.evaluation.record import RecordKey, read_record
+from geodm_lightning.evaluation.record import read_record, record_keys
 from geodm_lightning.evaluation.students import evaluate_students
 from geodm_lightning.evaluation.supervision import Supervision
 from geodm_lightning.labels.labeller import Labeller, OnlineLabels
@@ -219,9 +219,8 @@ def done_students(run: Run, row: Row, cell: Cell) -> int:
     if not row.made or cell.labeller is not None:
         return 0
     protocol, learned = cell.architecture.protocol, cell.supervision.digest("")
-    keys = [
-        RecordKey(protocol.digest(), row.candidate.digest, run.seed, index, learned)
-        for index in range(protocol.num_students)
-    ]
+    keys = record_keys(
+        protocol.num_students, protocol.digest(), row.candidate.digest, run.seed, learned
+    )
     folder = run.folder.students(row.method.key)
     return sum(read_record(folder, key) is not None for key in keys)

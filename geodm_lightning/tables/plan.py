@@ -100,6 +100,11 @@ def read_plan(name: str, values: Mapping[str, Any]) -> Plan:
     else:
         chosen = table.selected(columns=options["columns"], groups=options["groups"])
     runs = planned_runs(chosen, schedule=schedule, overrides=overrides_in(options["overrides"]))
+    if not runs:
+        raise InputError(
+            f"table {name} has no cell where the chosen columns and groups cross; "
+            f"group {chosen.groups[0].key} leaves out {', '.join(chosen.groups[0].left_out)}"
+        )
     unknown = set(options["only"] or ()) - {run.name for run in runs}
     if unknown:
         raise InputError(

@@ -109,6 +109,13 @@ def test_a_plan_with_a_mistake_is_refused(tmp_path, changes, message):
         read_plan("small", small_options(tmp_path, **changes))
 
 
+def test_columns_and_groups_that_share_no_cell_are_refused(tmp_path):
+    options = small_options(tmp_path, columns=["digits_ipc1"], groups=["ncfm"])
+    options["table"]["groups"]["ncfm"]["left_out"] = ["digits_ipc1"]
+    with pytest.raises(InputError, match=r"no cell where .* group ncfm leaves out digits_ipc1"):
+        read_plan("small", options)
+
+
 def test_reproduce_chooses_the_run_of_its_cell(tmp_path):
     plan = read_plan("small", small_options(tmp_path, reproduce="digits_ipc10/dm"))
     assert [run.name for run in plan.runs] == ["digits_ipc10_dm"]
