@@ -10,7 +10,7 @@
 set -euo pipefail
 
 processes="${SLURM_GPUS_ON_NODE:-1}"
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / processes))
 
 srun --kill-on-bad-exit=1 torchrun \

@@ -145,7 +145,7 @@ def test_two_nodes_joined_by_torchrun_end_with_what_one_process_does(tmp_path, a
 def test_the_slurm_script_starts_an_agent_on_every_node(tmp_path, alone):
     """What Slurm would do is done by two stand-ins: names of the nodes, a start on each."""
     tools = {
-        "scontrol": "echo localhost; echo localhost",
+        "scontrol": "echo localhost; sleep 0.2; echo localhost",  # names come as they come
         "srun": 'shift; "$@" & first=$!; "$@"; code=$?; wait $first && exit $code',
     }
     for name, body in tools.items():
