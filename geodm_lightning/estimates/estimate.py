@@ -26,11 +26,13 @@ from geodm_lightning.probes.labels import probe_labels
 from geodm_lightning.probes.memory_advice import memory_advice
 from geodm_lightning.probes.probe import Alone, ProbeSite, Work
 from geodm_lightning.probes.samples import probe_generation
+from geodm_lightning.probes.scores import probe_scores
 from geodm_lightning.probes.sets import probe_matching, probe_selection
 from geodm_lightning.probes.students import probe_students
 from geodm_lightning.provenance import provenance
 from geodm_lightning.stages.run import Run
 
+ESTIMATED = ("distill", "relabel", "evaluate", "score")  # stages, in their order
 COPIED = 2**32  # bytes of cached latents, which are written in place, that are copied at most
 
 
@@ -148,7 +150,7 @@ def estimate(config: DictConfig) -> Estimate:
         processes=world,
         available_memory=available,
         free_disk=shutil.disk_usage(run_dir).free,
-        left_out=tuple(set(settings["stages"]) - {"distill", "relabel", "evaluate"}),
+        left_out=tuple(set(settings["stages"]) - set(ESTIMATED)),
         machine=provenance(own),
     )
 
@@ -179,9 +181,9 @@ def works_of(run: Run, folder: Path) -> list[Work]:
         InputError: If memory runs out in a part, naming what to lower.
     """
     stages, found = run.settings["stages"], list[Work]()
-    parts = {"distill": works_of_sets, "evaluate": probe_students}
+    parts = {"distill": works_of_sets, "evaluate": probe_students, "score": probe_scores}
     parts["relabel"] = partial(probe_labels, folder=folder)
-    for stage in ("distill", "relabel", "evaluate"):
+    for stage in ESTIMATED:
         if stage in stages:
             measure = partial(_collect, found, parts[stage], run)
             explained(stage, measure, partial(memory_advice, run, stage))

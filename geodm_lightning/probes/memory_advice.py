@@ -22,6 +22,7 @@ OTHERS = {
         ("evaluation.protocol.batch_size", ", which makes it another protocol"),
     ),
 }
+OTHERS["score"] = OTHERS["evaluate"]
 
 
 def memory_advice(run: Run, stage: str) -> str:

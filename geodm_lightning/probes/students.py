@@ -24,7 +24,7 @@ from geodm_lightning.labels.labeller import Labeller, OnlineLabels
 from geodm_lightning.labels.own import OwnLabels
 from geodm_lightning.labels.pool import TeacherPool
 from geodm_lightning.methods import Method
-from geodm_lightning.probes.probe import Alone, ProbeSite, Work
+from geodm_lightning.probes.probe import Alone, ProbeSite, StepClock, Work
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.stages.candidates import candidate_of
 from geodm_lightning.stages.imported import OWN, path_of, read
@@ -171,21 +171,9 @@ def labeller_of(
 
 def student_work(run: Run, rows: list[Row], cell: Cell) -> Work:
     """Time some steps of the students of one row, and some batches of their test."""
-    site, protocol = run.site, cell.architecture.protocol
-    assert isinstance(site, ProbeSite)
-    alone, own = site._replace(processes=Alone()), -(-protocol.num_students // world_of(run))
-    with alone.watch() as clocks, TemporaryDirectory() as folder:
-        evaluate_students(
-            rows[0].candidate,
-            test=run.data.test,
-            protocol=replace(protocol, num_students=own),
-            seed=run.seed,
-            folder=Path(folder),
-            site=alone,
-            supervision=cell.supervision,
-            labeller=cell.labeller,
-            together=run.settings["evaluation"].get("together", 1),
-        )
+    protocol = cell.architecture.protocol
+    own = -(-protocol.num_students // world_of(run))
+    clocks = timed_students(run, rows[0].candidate, cell, num_students=own)
     finished = [done_students(run, row, cell) for row in rows]
     waiting = [protocol.num_students - done for done in finished]
     share = sum(-(-count // world_of(run)) for count in waiting) / own  # of what was begun
@@ -203,6 +191,27 @@ def student_work(run: Run, rows: list[Row], cell: Cell) -> Work:
         fixed_seconds=share * sum(clock.began + clock.test_seconds for clock in clocks),
         memory=max(clock.memory for clock in clocks),
     )
+
+
+def timed_students(
+    run: Run, candidate: Candidate, cell: Cell, *, num_students: int
+) -> list[StepClock]:
+    """Begin the training of some students of one process; return its clocks."""
+    assert isinstance(run.site, ProbeSite)
+    alone = run.site._replace(processes=Alone())
+    with alone.watch() as clocks, TemporaryDirectory() as folder:
+        evaluate_students(
+            candidate,
+            test=run.data.test,
+            protocol=replace(cell.architecture.protocol, num_students=num_students),
+            seed=run.seed,
+            folder=Path(folder),
+            site=alone,
+            supervision=cell.supervision,
+            labeller=cell.labeller,
+            together=run.settings["evaluation"].get("together", 1),
+        )
+    return clocks
 
 
 def world_of(run: Run) -> int:

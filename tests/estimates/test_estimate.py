@@ -195,6 +195,20 @@ def test_memory_in_use_is_no_longer_free():
 
 
 @pytest.mark.slow
+def test_the_students_of_scores_are_counted(tmp_path):
+    scores = ("scores=robust", "scores.rates=[0.5,1.0]", "stages=[distill,score]", "baselines=[]")
+    config = compose_config(*tiny_overrides(tmp_path), *scores)
+    before = estimate(config)
+    assert "score" not in before.left_out
+    run(config)
+    (row,) = json.loads((tmp_path / "runs" / "tiny" / "0" / "scores.json").read_text())["rows"]
+    made = sum(len(c["accuracies"]) + len(c["chosen_on"]) for c in row["cells"])
+    told = [int(work.what.split()[0]) for work in works_of(before, "score")]
+    assert sum(told) == made
+    assert works_of(estimate(config), "score") == []
+
+
+@pytest.mark.slow
 def test_views_and_samples_are_counted_as_they_will_be_made(tmp_path):
     config = compose_config(*generative_overrides(tmp_path), "baselines=[random,base]")
     found = estimate(config)
