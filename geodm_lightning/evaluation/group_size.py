@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 import warnings
@@ -17,6 +16,7 @@ from torch import Tensor
 from geodm_lightning.evaluation.student import fresh_networks
 from geodm_lightning.evaluation.together import Course
 from geodm_lightning.ledger import Trace
+from geodm_lightning.memory import room_on
 from geodm_lightning.networks.network import Network
 from geodm_lightning.networks.stack import NetworkStack
 from geodm_lightning.site import Site
@@ -64,7 +64,7 @@ def group_size(
         return 1
     if together != AUTO:
         return min(int(together), most)
-    room = _free_bytes(site.device) // _bytes_of_step(networks[0], batch[0][0])
+    room = room_on(site.device).usable // _bytes_of_step(networks[0], batch[0][0])
     return _fastest([size for size in sizes if size <= max(1, room)], course, indices, site, report)
 
 
@@ -138,12 +138,6 @@ def _bytes_of_step(network: Network, images: Tensor) -> int:
     with Trace() as trace:
         network(images).sum().backward()
     return trace.peak + 4 * sum(p.nbytes for p in network.parameters())
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _seconds_per_step(course: Course, indices: Sequence[int], site: Site) -> float:

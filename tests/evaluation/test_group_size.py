@@ -9,6 +9,7 @@ import torch
 from geodm_lightning.evaluation import group_size as module
 from geodm_lightning.evaluation.group_size import AUTO, GAIN, group_size, refusal, soonest
 from geodm_lightning.evaluation.together import Course
+from geodm_lightning.memory import Room
 from geodm_lightning.networks.backbones import build_network
 from geodm_lightning.networks.convnet import ConvNet
 from geodm_lightning.randomness import keyed_generator
@@ -69,7 +70,7 @@ def test_nothing_is_timed_where_it_would_not_pay(course):
 def test_no_more_students_at_once_than_memory_holds(course, monkeypatch):
     need = module._bytes_of_step(course.students([0]).network, torch.zeros(100, 1, 8, 8))
     assert need > 100 * 8 * 8 * 4  # the images alone
-    monkeypatch.setattr(module, "_free_bytes", lambda device: 3 * need)
+    monkeypatch.setattr(module, "room_on", lambda device: Room(6 * need, 3 * need))
     _, (line,) = chosen(AUTO, course, 6)
     assert max(int(n) for n in re.findall(r"by (\d+)", line)) <= 2
 
