@@ -79,7 +79,7 @@ def read_class_folders(path: Path, spec: DatasetSpec, declared: Declaration) -> 
         warnings = (*warnings, f"left out {number} files that are no PNG or JPEG, such as {name}")
     labels = torch.tensor([classes[name] for name in files.folders])
     images = stack_pictures(files.paths, root=path, channels=spec.channels)
-    return Foreign(images, labels, files.paths, space="uint8", warnings=warnings)
+    return Foreign(images, labels, files.paths, space="uint8", in_our_order=True, warnings=warnings)
 
 
 def stack_pictures(paths: Sequence[Path], *, root: Path, channels: int) -> Tensor:

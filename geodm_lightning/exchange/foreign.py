@@ -25,6 +25,7 @@ class Foreign(NamedTuple):
         soft_labels: ``(N, K)`` beside class indices, None without.
         learned: Numbers that came with the set, such as the learning rate ``lr``.
         order: Class names or folders in the order of the labels, where the format fixes it.
+        in_our_order: Whether the reader numbered the classes as the data set does.
         warnings: What the reader inferred.
         views: Folder of FKD labels.
     """
@@ -37,5 +38,6 @@ class Foreign(NamedTuple):
     soft_labels: Tensor | None = None
     learned: Mapping[str, float] = NOTHING
     order: tuple[str, ...] | None = None
+    in_our_order: bool = False
     warnings: tuple[str, ...] = ()
     views: Path | None = None

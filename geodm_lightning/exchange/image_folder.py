@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.exchange.card import card, class_names
@@ -31,7 +32,8 @@ def read_image_folder(path: Path, spec: DatasetSpec, declared: Declaration) -> F
     """Read the pictures that ``metadata.jsonl`` lists, in its order.
 
     Every line holds ``file_name``, ``label`` (a number: names would be sorted by the reader),
-    ``class`` (its name) and, if there are soft labels, ``soft_label`` (logits).
+    ``class`` (its name) and, if there are soft labels, ``soft_label`` (logits). Where the names
+    are those of the data set, they tell the order of the numbers.
     """
     metadata = _metadata(path)
     if metadata is None:
@@ -52,7 +54,16 @@ def read_image_folder(path: Path, spec: DatasetSpec, declared: Declaration) -> F
     except (TypeError, ValueError) as error:
         raise InputError(f"{metadata} holds labels that are no numbers ({error})") from error
     images = stack_pictures(paths, root=path, channels=spec.channels)
-    return Foreign(images, labels, (metadata, *paths), space="uint8", soft_labels=soft_labels)
+    order = _named_order(rows, labels, spec, metadata)
+    return Foreign(
+        images,
+        labels,
+        (metadata, *paths),
+        space="uint8",
+        soft_labels=soft_labels,
+        order=order,
+        in_our_order=order == spec.class_names and declared.order is None,
+    )
 
 
 def write_image_folder(
@@ -83,6 +94,22 @@ def write_image_folder(
         text = card(decoded, spec, rounding=moved, results=results)
         (folder / CARD).write_text(text, encoding="utf-8")
     return target
+
+
+def _named_order(
+    rows: list[dict[str, Any]], labels: Tensor, spec: DatasetSpec, path: Path
+) -> tuple[str, ...] | None:
+    """Return the class names in the order of the labels, None where they do not tell."""
+    named: dict[int, str] = {}
+    if labels.ndim != 1 or not all(isinstance(row.get("class"), str) for row in rows):
+        return None
+    for label, row in zip(labels.tolist(), rows, strict=True):
+        name = row["class"]
+        if named.setdefault(label, name) != name:
+            raise InputError(f"{path} calls label {label} both {named[label]!r} and {name!r}")
+    order = tuple(named[label] for label in sorted(named))
+    listed = sorted(named) == list(range(spec.num_classes))
+    return order if listed and sorted(order) == sorted(spec.class_names) else None
 
 
 def _metadata(path: Path) -> Path | None:

@@ -149,8 +149,8 @@ def _in_our_order(
 ) -> tuple[Labels, tuple[str, ...]]:
     """Renumber classes that the file numbers in another order."""
     order = foreign.order if declared.order is None else declared.order
-    if foreign.space == "uint8" or order is None:  # classes of folders are settled by their names
-        doubtful = spec.name in IMAGENET_SUBSETS and foreign.space != "uint8" and order is None
+    if foreign.in_our_order or order is None:
+        doubtful = spec.name in IMAGENET_SUBSETS and not foreign.in_our_order
         warning = f"inferred order: labels number the classes of {spec.name} by WordNet folder"
         return labels, (warning,) if doubtful else ()
     ours = positions(order, spec)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from geodm_lightning.exchange.declaration import Declaration
 from geodm_lightning.exchange.reading import read_set
 from geodm_lightning.exchange.writing import write_set
 from geodm_lightning.types import InputError
@@ -42,6 +43,31 @@ def test_the_card_tells_licence_rounding_results_and_provenance(folder, tmp_path
     assert json.loads(card.partition("```json")[2].partition("```")[0])["label"] == "Made"
     rounded = write_set(tmp_path / "rounded", made(), format="hf")
     assert "were rounded to 8 bits" in (rounded / "README.md").read_text()
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_classes_numbered_otherwise_are_put_in_our_order(folder, spec, made, declared):
+    """By the names that stand beside the numbers or, without any, by a declared order."""
+    order = tuple(sorted(spec.class_names, reverse=True))
+    metadata = folder / "train" / "metadata.jsonl"
+    rows = [json.loads(line) for line in metadata.read_text().splitlines()]
+    for row in rows:
+        row["label"] = order.index(row["class"])
+        del row["soft_label"]
+        if declared:
+            del row["class"]
+    metadata.write_text("\n".join(map(json.dumps, rows)))
+    imported = read_set(folder, spec=spec, declared=Declaration(order=order if declared else None))
+    distilled = made(eight_bits=True)
+    assert torch.equal(imported.distilled.labels, distilled.labels)
+    assert torch.equal(imported.distilled.images, distilled.images)
+    said = "inferred order: labels number the classes of cifar10 as hf does"
+    assert (said in imported.warnings) == (not declared)
+    rows[0]["class"] = "cat"
+    metadata.write_text("\n".join(map(json.dumps, rows)))
+    if not declared:
+        with pytest.raises(InputError, match="calls label 9 both 'cat' and 'airplane'"):
+            read_set(folder, spec=spec)
 
 
 def test_mosaics_are_cut(tmp_path, made, spec):
