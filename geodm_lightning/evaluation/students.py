@@ -85,8 +85,7 @@ def evaluate_students(
             the labeller cannot give what the supervision needs.
     """
     labeller = _checked(labeller, supervision, protocol, num_classes=test.spec.num_classes)
-    labels = "" if labeller is None else labeller.identity()
-    learned = supervision.digest(labels)
+    learned = supervision.digest("" if labeller is None else labeller.identity())
     keys = record_keys(protocol.num_students, protocol.digest(), candidate.digest, seed, learned)
     course = Course(candidate, test, protocol, seed, supervision, labeller)
     own = keys[site.processes.rank :: site.processes.world_size]
@@ -102,21 +101,35 @@ def evaluate_students(
                 folder, student, protocol_digest=protocol.digest(), supervision_digest=learned
             )
     site.processes.barrier()
+    students = read_students(folder, keys, label=candidate.label)
+    return result_of(course, students, teachers=teachers, provenance=provenance or {})
+
+
+def result_of(
+    course: Course,
+    students: tuple[StudentResult, ...],
+    *,
+    teachers: Sequence[str],
+    provenance: Mapping[str, Any],
+) -> EvaluationResult:
+    """Put the students of one evaluation together, with what made the images they learned."""
+    candidate, seed = course.candidate, str(course.seed)
+    labels = "" if course.labeller is None else course.labeller.identity()
     return EvaluationResult(
         method=candidate.method,
         label=candidate.label,
-        dataset=test.spec.name,
+        dataset=course.test.spec.name,
         ipc=candidate.ipc,
         num_images=len(candidate.labels),
-        protocol=protocol,
-        students=read_students(folder, keys, label=candidate.label),
+        protocol=course.protocol,
+        students=students,
         schedule_share=candidate.schedule_share,
-        costs={} if candidate.cost is None else {str(seed): candidate.cost},
-        geometries={} if candidate.geometry is None else {str(seed): candidate.geometry},
-        provenance=dict(provenance or {}),
-        supervision=supervision,
+        costs={} if candidate.cost is None else {seed: candidate.cost},
+        geometries={} if candidate.geometry is None else {seed: candidate.geometry},
+        provenance=dict(provenance),
+        supervision=course.supervision,
         teachers=tuple(teachers) if labels else (),
-        label_identities={str(seed): labels} if labels else {},
+        label_identities={seed: labels} if labels else {},
     )
 
 
