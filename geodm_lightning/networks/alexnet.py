@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import skip_init
 
-from geodm_lightning.networks.network import Network, initialise_as_torch
+from geodm_lightning.networks.network import BlockNetwork
 from geodm_lightning.types import InputError
 
 GREY_PADDING = 4  # of the first convolution of a 1-channel network: 28 px become a 32 px map
 LAYERS = ((128, 5, True), (192, 5, True), (256, 3, False), (192, 3, False), (192, 3, True))
 
 
-class AlexNet(Network):
+class AlexNet(BlockNetwork):
     """Five convolutions with ReLU, the first two and the last followed by 2×2 maxima; one layer.
 
     There is no norm: the features of an image do not depend on its batch.
@@ -60,15 +60,3 @@ class AlexNet(Network):
         self.blocks = nn.Sequential(*blocks)
         self.classifier = skip_init(nn.Linear, self.num_features, num_classes)
         self.reset_parameters(generator)
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Map normalised images ``(n, ch, h, w)`` to flattened last maps ``(n, d)``."""
-        return self.blocks(images).flatten(1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images ``(n, ch, h, w)`` to logits ``(n, num_classes)``."""
-        return self.classifier(self.embed(images))
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw PyTorch's default initialisation from ``generator``, in place."""
-        initialise_as_torch(self, generator=generator)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import skip_init
 
-from geodm_lightning.networks.network import Network, initialise_as_torch
+from geodm_lightning.networks.network import BlockNetwork
 from geodm_lightning.networks.pooling import AveragePool
 from geodm_lightning.types import InputError
 
@@ -27,7 +27,7 @@ def depth_for(resolution: int) -> int:
     return next((depth for depth, upper in ((3, 32), (4, 64), (5, 128)) if resolution <= upper), 6)
 
 
-class ConvNet(Network):
+class ConvNet(BlockNetwork):
     """Blocks of 3×3 convolution, instance norm, ReLU and 2×2 average pooling; a linear layer.
 
     Instance norm is a group norm with as many groups as channels, so the features of an image
@@ -83,18 +83,6 @@ class ConvNet(Network):
         self.blocks = nn.Sequential(*blocks)
         self.classifier = skip_init(nn.Linear, self.num_features, num_classes)
         self.reset_parameters(generator)
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Map normalised images ``(n, ch, h, w)`` to flattened last maps ``(n, d)``."""
-        return self.blocks(images).flatten(1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images ``(n, ch, h, w)`` to logits ``(n, num_classes)``."""
-        return self.classifier(self.embed(images))
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw PyTorch's default initialisation from ``generator``, in place."""
-        initialise_as_torch(self, generator=generator)
 
 
 def _check_shape(depth: int, *, width: int, resolution: int, final_side: int) -> None:

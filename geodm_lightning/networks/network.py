@@ -40,6 +40,30 @@ class Network(nn.Module, ABC):
         """
 
 
+class BlockNetwork(Network):
+    """Blocks whose last maps, flattened, are the features of a linear layer.
+
+    Attributes:
+        blocks: Maps images ``(n, ch, h, w)`` to the last maps.
+        classifier: Maps features ``(n, d)`` to logits ``(n, num_classes)``.
+    """
+
+    blocks: nn.Sequential
+    classifier: nn.Linear
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Map normalised images ``(n, ch, h, w)`` to flattened last maps ``(n, d)``."""
+        return self.blocks(images).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images ``(n, ch, h, w)`` to logits ``(n, num_classes)``."""
+        return self.classifier(self.embed(images))
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw PyTorch's default initialisation from ``generator``, in place."""
+        initialise_as_torch(self, generator=generator)
+
+
 def fill_uniform(parameter: Tensor, bound: float, *, generator: torch.Generator) -> None:
     """Fill a tensor with U(-bound, bound) in place, drawn on the generator's device.
 

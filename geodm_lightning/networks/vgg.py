@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from geodm_lightning.networks.network import Network, initialise_as_torch
+from geodm_lightning.networks.network import BlockNetwork
 from geodm_lightning.types import InputError
 
 GREY_PADDING = 3  # of the first convolution of a 1-channel network: 28 px become a 32 px map
 STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
 
-class VGG(Network):
+class VGG(BlockNetwork):
     """Eight 3×3 convolutions with instance norm and ReLU in five stages, each halved by maxima.
 
     Instance norm is a group norm with as many groups as channels. What is left of the image is
@@ -70,11 +70,3 @@ class VGG(Network):
     def embed(self, images: Tensor) -> Tensor:
         """Map normalised images ``(n, ch, h, w)`` to the means ``(n, d)`` of their last maps."""
         return self.blocks(images).mean((2, 3))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images ``(n, ch, h, w)`` to logits ``(n, num_classes)``."""
-        return self.classifier(self.embed(images))
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw PyTorch's default initialisation from ``generator``, in place."""
-        initialise_as_torch(self, generator=generator)
