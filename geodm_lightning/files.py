@@ -73,3 +73,21 @@ def sha256_of(path: Path) -> str:
         while chunk := handle.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def identity_in(path: Path, *, again: str) -> str | None:
+    """Return the ``identity`` that a JSON file tells, None where there is no file.
+
+    Args:
+        path: The file.
+        again: What makes it, for readers.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["identity"])
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"damaged {path}: {error!r}; delete it to {again} again") from error

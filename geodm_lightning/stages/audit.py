@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from geodm_lightning import assembly
 from geodm_lightning.audit.options import AuditOptions
 from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.distilled.storage import load_set
-from geodm_lightning.files import name_of, write_atomically, write_json
+from geodm_lightning.files import identity_in, name_of, write_atomically, write_json
 from geodm_lightning.methods import Method
 from geodm_lightning.networks.network import Network
 from geodm_lightning.provenance import provenance
@@ -30,7 +29,6 @@ from geodm_lightning.stages.audit_images import (
     usual_images,
 )
 from geodm_lightning.stages.run import CONSOLE, Run
-from geodm_lightning.types import InputError
 
 AUDIT = "audit.json"
 NEIGHBOURS = "neighbours.safetensors"
@@ -148,13 +146,7 @@ def is_complete(path: Path, identity: str) -> bool:
     Raises:
         InputError: If the file is damaged.
     """
-    if not path.is_file():
-        return False
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["identity"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"damaged {path}: {error!r}; delete it to audit again") from error
-    return bool(found == identity) and (path.parent / NEIGHBOURS).is_file()
+    return identity_in(path, again="audit") == identity and (path.parent / NEIGHBOURS).is_file()
 
 
 def pictures_of(run: Run, distilled: DistilledSet, shown: list[dict[str, Any]]) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from geodm_lightning.audit.robustness import (
 )
 from geodm_lightning.data.datamodule import RealDataModule, held_out
 from geodm_lightning.evaluation.supervision import HARD
-from geodm_lightning.files import name_of, write_json
+from geodm_lightning.files import identity_in, name_of, write_json
 from geodm_lightning.methods import Method
 from geodm_lightning.provenance import provenance
 from geodm_lightning.reporting.progress import counted
@@ -121,13 +120,7 @@ def is_complete(path: Path, identity: str) -> bool:
     Raises:
         InputError: If the file is damaged.
     """
-    if not path.is_file():
-        return False
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["identity"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"damaged {path}: {error!r}; delete it to score again") from error
-    return bool(found == identity)
+    return identity_in(path, again="score") == identity
 
 
 def run_cells(row: Method, trials: list[Trial], bench: Bench) -> dict[str, TrialResult]:
