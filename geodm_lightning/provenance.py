@@ -14,6 +14,8 @@ import torch
 
 from geodm_lightning import __version__
 
+ROOT = Path(__file__).resolve().parent.parent  # of the project
+
 LIBRARIES = ("torch", "torchvision", "lightning", "geoopt", "POT", "timm", "scikit-learn", "numpy")
 
 
@@ -30,7 +32,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "geodm_lightning": __version__,
         "revision": _git("rev-parse", "HEAD"),
         "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", script_of(sys.argv[0]), *sys.argv[1:]]),
         "python": platform.python_version(),
         "libraries": {name: metadata.version(name) for name in LIBRARIES},
         "platform": platform.platform(),
@@ -40,6 +42,17 @@ def provenance(device: torch.device) -> dict[str, Any]:
         else os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def script_of(path: str) -> str:
+    """Return a script as one names it from the project's root, or as it was called elsewhere.
+
+    Example:
+        >>> script_of(str(ROOT / "experiments" / "run.py")), script_of("experiments/run.py")
+        ('experiments/run.py', 'experiments/run.py')
+    """
+    script = Path(path)
+    return str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else path
 
 
 def device_name(device: torch.device) -> str:
