@@ -16,15 +16,13 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from turns import medians, product_rate, take_turns
+from turns import medians, product_rate, take_turns, tell
 
-from geodm_lightning.files import write_json
 from geodm_lightning.geometry.product import build_product
 from geodm_lightning.guidance import (
     AbsoluteGround,
@@ -103,9 +101,7 @@ def main() -> None:
         "shapes": [measure(*s, device, repeats=arguments.repeats, rate=rate) for s in shapes],
         "provenance": provenance(device),
     }
-    print(json.dumps(result, indent=2))
-    if arguments.output is not None:
-        write_json(arguments.output, result)
+    tell(result, arguments.output)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -26,13 +25,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from turns import tell
 
 from geodm_lightning.data.augment import Augmentation
 from geodm_lightning.data.batches import LabelledBatches, fetch_from_table
 from geodm_lightning.data.datamodule import RealDataModule
 from geodm_lightning.data.views import ViewRecipe, draw, render
 from geodm_lightning.distillers.pretrain import PretrainSettings, train_network
-from geodm_lightning.files import write_json
 from geodm_lightning.labels.encodings import Kind, error_of
 from geodm_lightning.labels.pool import TeacherPool
 from geodm_lightning.labels.store import LabelStore
@@ -189,9 +188,7 @@ def main() -> None:
         "views": [measure_views(*shape, arguments.repeats) for shape in ((8, 8, 1), (256, 224, 3))],
         "provenance": provenance(torch.device("cpu")),
     }
-    print(json.dumps(result, indent=2))
-    if arguments.output is not None:
-        write_json(arguments.output, result)
+    tell(result, arguments.output)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from turns import medians, product_rate, ratio, seconds_of, take_turns
+from turns import medians, product_rate, ratio, seconds_of, take_turns, tell
 
 from geodm_lightning.data.augment import Augmentation
 from geodm_lightning.data.catalog import dataset_spec
@@ -34,7 +33,6 @@ from geodm_lightning.distillers.matching import MatchingDistiller
 from geodm_lightning.distillers.real_features import RealFeatures
 from geodm_lightning.distillers.recipe import Optimizers, StepSizes
 from geodm_lightning.distillers.synthetic import SyntheticImages
-from geodm_lightning.files import write_json
 from geodm_lightning.geometry.product import build_product
 from geodm_lightning.heap import keep_freed_memory
 from geodm_lightning.ledger import Ledger
@@ -257,9 +255,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     result = measure(arguments)
-    print(json.dumps(result, indent=2))
-    if arguments.output is not None:
-        write_json(arguments.output, result)
+    tell(result, arguments.output)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import json
 import statistics
 import warnings
 from collections.abc import Callable
@@ -28,9 +27,8 @@ import ot
 import ot.batch
 import torch
 from torch import Tensor
-from turns import ratio, take_turns
+from turns import ratio, take_turns, tell
 
-from geodm_lightning.files import write_json
 from geodm_lightning.heap import keep_freed_memory
 from geodm_lightning.provenance import provenance
 from geodm_lightning.randomness import keyed_generator
@@ -149,9 +147,7 @@ def main() -> None:
         "shapes": [measure_shape(shape, device, arguments.repeats) for shape in SHAPES],
         "provenance": provenance(device),
     }
-    print(json.dumps(result, indent=2))
-    if arguments.output is not None:
-        write_json(arguments.output, result)
+    tell(result, arguments.output)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import time
@@ -38,7 +37,6 @@ from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.group_size import StepClock
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.together import Course
-from geodm_lightning.files import write_json
 from geodm_lightning.heap import keep_freed_memory
 from geodm_lightning.provenance import provenance
 from geodm_lightning.randomness import keyed_generator
@@ -206,9 +204,7 @@ def main() -> None:
         "shapes": measured,
         "provenance": provenance(torch.device(arguments.device)),
     }
-    print(json.dumps(result, indent=2))
-    if arguments.output is not None:
-        write_json(arguments.output, result)
+    turns.tell(result, arguments.output)
 
 
 if __name__ == "__main__":

@@ -14,16 +14,14 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from turns import ratio, take_turns
+from turns import ratio, take_turns, tell
 
-from geodm_lightning.files import write_json
 from geodm_lightning.geometry.product import build_product
 from geodm_lightning.heap import keep_freed_memory
 from geodm_lightning.matching.scaling import ScaledFeatures, scale_features
@@ -110,9 +108,7 @@ def main() -> None:
         "shapes": [measure_shape(shape, device, arguments.repeats) for shape in SHAPES],
         "provenance": provenance(device),
     }
-    print(json.dumps(result, indent=2))
-    if arguments.output is not None:
-        write_json(arguments.output, result)
+    tell(result, arguments.output)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from geodm_lightning.files import write_json
 
 
 def synchronise(device: torch.device) -> None:
@@ -59,3 +63,10 @@ def product_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> fl
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     times = take_turns({"product": lambda _: a @ b}, device, 7)["product"]
     return 2 * size**3 / min(times)
+
+
+def tell(result: Mapping[str, Any], output: Path | None) -> None:
+    """Print a result, and write it to a file where one is named."""
+    print(json.dumps(result, indent=2))
+    if output is not None:
+        write_json(output, result)

@@ -58,6 +58,19 @@ FORMATS: dict[str, Format] = {
 }
 
 
+def settled_format(path: Path, declared: str | None) -> str:
+    """Return the name of the format that a set is read in: the declared one, or that of its files.
+
+    Raises:
+        InputError: If nothing is there, the declared format is unknown, or the files are of none.
+    """
+    if not path.exists():
+        raise InputError(f"there is no distilled set at {path}; correct the path")
+    if declared is not None and declared not in FORMATS:
+        raise InputError(f"unknown format={declared}; choose one of {', '.join(FORMATS)}")
+    return declared or format_of(path)
+
+
 def format_of(path: Path) -> str:
     """Return the name of the format that a file or folder is in, by its structure.
 

@@ -12,7 +12,7 @@ from geodm_lightning.data.catalog import catalog
 from geodm_lightning.distilled.distilled_set import DistilledSet
 from geodm_lightning.exchange.declaration import Declaration
 from geodm_lightning.exchange.foreign import Foreign
-from geodm_lightning.exchange.formats import FORMATS, format_of
+from geodm_lightning.exchange.formats import FORMATS, settled_format
 from geodm_lightning.exchange.native import dataset_of
 from geodm_lightning.exchange.reading import read_set
 from geodm_lightning.types import DatasetSpec, InputError
@@ -39,11 +39,7 @@ def inspect_set(
         InputError: If it cannot be read safely.
     """
     declared.check()
-    if not path.exists():
-        raise InputError(f"there is no distilled set at {path}; correct the path")
-    if declared.format is not None and declared.format not in FORMATS:
-        raise InputError(f"unknown format={declared.format}; choose one of {', '.join(FORMATS)}")
-    format = declared.format or format_of(path)
+    format = settled_format(path, declared.format)
     yield f"format      {format} ({FORMATS[format].projects})"
     read = FORMATS[format].read
     if read is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from geodm_lightning.exchange.declaration import Declaration, Imported
-from geodm_lightning.exchange.formats import FORMATS, format_of
+from geodm_lightning.exchange.formats import FORMATS, settled_format
 from geodm_lightning.exchange.interpretation import interpret
 from geodm_lightning.exchange.native import read_native
 from geodm_lightning.types import DatasetSpec, InputError
@@ -31,11 +31,7 @@ def read_set(
             is declared of it.
     """
     declared.check()
-    if not path.exists():
-        raise InputError(f"there is no distilled set at {path}; correct the path")
-    if declared.format is not None and declared.format not in FORMATS:
-        raise InputError(f"unknown format={declared.format}; choose one of {', '.join(FORMATS)}")
-    format = declared.format or format_of(path)
+    format = settled_format(path, declared.format)
     read = FORMATS[format].read
     if read is None:
         return read_native(path, spec, declared)

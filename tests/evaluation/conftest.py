@@ -11,21 +11,13 @@ from geodm_lightning.evaluation.candidate import Candidate, candidate_from_set
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.record import StudentResult
 from geodm_lightning.evaluation.result import EvaluationResult
+from tests.protocols import SHORT_A
 
-TINY_A = Protocol(
-    name="A",
+TINY_A = replace(
+    SHORT_A,
     epochs=4,
-    published_epochs=1000,
     batch_size=32,
-    optimizer="sgd",
-    lr=0.01,
-    momentum=0.9,
-    weight_decay=5e-4,
-    milestones=(0.5,),
-    gamma=0.1,
     augmentation="color_crop_cutout_flip_scale_rotate",
-    augmentation_mode="one",
-    network="convnet",
     network_options={"width": 4, "depth": 3},
     num_students=2,
     whole_steps=6,

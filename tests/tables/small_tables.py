@@ -1,30 +1,15 @@
 """A small table and run folders that hold results, written as a run writes them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.record import StudentResult
 from geodm_lightning.evaluation.result import EvaluationResult, save_results
 from geodm_lightning.files import write_text
+from tests.protocols import SHORT_A
 
-PROTOCOL = Protocol(
-    name="A",
-    epochs=250,
-    published_epochs=1000,
-    batch_size=256,
-    optimizer="sgd",
-    lr=0.01,
-    momentum=0.9,
-    weight_decay=5e-4,
-    milestones=(0.5,),
-    gamma=0.1,
-    augmentation="color_crop",
-    augmentation_mode="one",
-    network="convnet",
-    num_students=2,
-    whole_steps=500,
-)
+PROTOCOL = replace(SHORT_A, epochs=250, num_students=2)
 
 
 def small_table() -> dict[str, Any]:
