@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from geodm_lightning.files import write_json
 from geodm_lightning.types import InputError
@@ -48,10 +48,7 @@ class StudentResult:
     calibration_error: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("seed", "index", "num_steps", "num_parameters"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise InputError(f"student {name} must be a whole number, got {value!r}")
+        _check_whole(self, "seed", "index", "num_steps", "num_parameters")
         if self.peak_memory is not None and not isinstance(self.peak_memory, int):
             raise InputError(f"student peak_memory must be bytes or null, got {self.peak_memory!r}")
         if not isinstance(self.set_digest, str) or not self.set_digest:
@@ -80,6 +77,41 @@ class StudentResult:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """A student whose training came to nothing: it is not tested, nor trained again.
+
+    Attributes:
+        seed: Seed of the run.
+        index: Position of the student among those of its seed, from 0.
+        set_digest: Digest of the images it was trained on.
+        step: Optimiser step at which its loss was seen to be no finite number.
+    """
+
+    seed: int
+    index: int
+    set_digest: str
+    step: int
+
+    def __post_init__(self) -> None:
+        _check_whole(self, "seed", "index", "step")
+
+
+class DivergedError(InputError):
+    """The loss of a student is not finite.
+
+    Args:
+        line: What readers are told.
+        index: Position of the student.
+        step: Optimiser step at which it was seen.
+    """
+
+    def __init__(self, line: str, *, index: int, step: int) -> None:
+        super().__init__(line)
+        self.index = index
+        self.step = step
+
+
+@dataclass(frozen=True)
 class RecordKey:
     """What a record must be of, to be taken over instead of training again.
 
@@ -105,22 +137,25 @@ class RecordKey:
         return folder / f"student-{name}-seed{self.seed}-{self.index}.json"
 
 
+Outcome: TypeAlias = StudentResult | Divergence
+
+
 def write_record(
-    folder: Path, student: StudentResult, *, protocol_digest: str, supervision_digest: str = ""
+    folder: Path, student: Outcome, *, protocol_digest: str, supervision_digest: str = ""
 ) -> Path:
-    """Write a finished student into ``folder``, whole or not at all."""
+    """Write what became of a student into ``folder``, whole or not at all."""
     key = RecordKey(
         protocol_digest, student.set_digest, student.seed, student.index, supervision_digest
     )
     values = {
         "protocol_digest": protocol_digest,
         "supervision_digest": supervision_digest,
-        "student": asdict(student),
+        "diverged" if isinstance(student, Divergence) else "student": asdict(student),
     }
     return write_json(key.path(folder), values)
 
 
-def read_record(folder: Path, key: RecordKey) -> StudentResult | None:
+def read_record(folder: Path, key: RecordKey) -> Outcome | None:
     """Read a student's record, None if that student has not been trained yet.
 
     Raises:
@@ -131,7 +166,11 @@ def read_record(folder: Path, key: RecordKey) -> StudentResult | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        student = StudentResult.from_dict(values["student"])
+        student: Outcome
+        if "diverged" in values:
+            student = Divergence(**values["diverged"])
+        else:
+            student = StudentResult.from_dict(values["student"])
         found = RecordKey(
             values["protocol_digest"],
             student.set_digest,
@@ -169,16 +208,34 @@ def read_students(
         label: Name of the images, for readers.
 
     Raises:
+        DivergedError: If the training of one came to nothing.
         InputError: If one is not there, or is damaged.
     """
     found = {key.index: read_record(folder, key) for key in keys}
+    for key in keys:
+        lost = found[key.index]
+        if isinstance(lost, Divergence):
+            raise DivergedError(
+                f"the loss of student {lost.index} on {label} is not finite at step {lost.step}; "
+                "lower evaluation.protocol.lr or look at the images of the set "
+                f"({key.path(folder)} keeps this; delete it to train that one again)",
+                index=lost.index,
+                step=lost.step,
+            )
     missing = [index for index, student in found.items() if student is None]
     if missing:
         raise InputError(
             f"students {missing} on {label} are not in {folder}; all processes must "
             "share this folder, and each must be run"
         )
-    return tuple(student for student in found.values() if student is not None)
+    return tuple(student for student in found.values() if isinstance(student, StudentResult))
+
+
+def _check_whole(outcome: Outcome, *names: str) -> None:
+    for name in names:
+        value = getattr(outcome, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InputError(f"student {name} must be a whole number, got {value!r}")
 
 
 def _damaged(path: Path, reason: str) -> InputError:

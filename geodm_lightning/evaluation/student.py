@@ -18,6 +18,7 @@ from geodm_lightning.audit.calibration import (
 )
 from geodm_lightning.evaluation.averaging import WeightAverage
 from geodm_lightning.evaluation.protocol import Protocol
+from geodm_lightning.evaluation.record import DivergedError
 from geodm_lightning.evaluation.supervision import (
     HARD,
     StudentBatch,
@@ -30,7 +31,7 @@ from geodm_lightning.networks.classifier import Batch, Classifier, PlainBatch, l
 from geodm_lightning.networks.network import Network
 from geodm_lightning.networks.stack import NetworkStack
 from geodm_lightning.randomness import keyed_generator
-from geodm_lightning.types import DatasetSpec, InputError
+from geodm_lightning.types import DatasetSpec
 
 LOG_EVERY = 50  # steps; each look at the loss waits for the device
 AnyBatch: TypeAlias = Batch | StudentBatch
@@ -126,7 +127,7 @@ class StudentModule(Classifier):
         """Return the sum of the students' losses, each on a batch of its own.
 
         Raises:
-            InputError: If a loss that is looked at is not finite.
+            DivergedError: If a loss that is looked at is not finite.
         """
         logits = self.answers([own[0] for own in batch])
         losses = torch.stack([self._loss(*pair) for pair in zip(logits, batch, strict=True)])
@@ -166,7 +167,7 @@ class StudentModule(Classifier):
         """Turn sums into scores and log them.
 
         Raises:
-            InputError: If the loss on the test images is not finite.
+            DivergedError: If the loss on the test images is not finite.
         """
         test, training = (sums.cpu() for sums in self._sums)
         self._require_finite((test[:, 1] / test[:, 2]).tolist(), self.trainer.global_step)
@@ -204,9 +205,11 @@ class StudentModule(Classifier):
     def _require_finite(self, losses: Sequence[float], step: int) -> None:
         for index, loss in zip(self.indices, losses, strict=True):
             if not math.isfinite(loss):
-                raise InputError(
+                raise DivergedError(
                     f"the loss of student {index} is {loss} at step {step}; "
-                    "lower evaluation.protocol.lr or look at the images of the set"
+                    "lower evaluation.protocol.lr or look at the images of the set",
+                    index=index,
+                    step=step,
                 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.group_size import Report, group_size
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.record import (
+    DivergedError,
+    Divergence,
     StudentResult,
     read_record,
     read_students,
@@ -25,7 +28,7 @@ from geodm_lightning.evaluation.record import (
 from geodm_lightning.evaluation.result import EvaluationResult
 from geodm_lightning.evaluation.student import LOG_EVERY
 from geodm_lightning.evaluation.supervision import HARD, Supervision
-from geodm_lightning.evaluation.together import Course
+from geodm_lightning.evaluation.together import Course, result_of
 from geodm_lightning.labels.labeller import Labeller
 from geodm_lightning.labels.own import OwnLabels
 from geodm_lightning.randomness import keyed_seed
@@ -57,7 +60,8 @@ def evaluate_students(
     Process ``r`` of ``w`` trains students ``r, r + w, …``, whose outcome does not depend on
     ``r`` or ``w``. A finished student is a file in ``folder`` at once; one that lies there,
     of the same protocol, images and supervision, is not trained again. Students trained at once
-    end at once, so a kill loses no more than these. All processes call this together.
+    end at once, so a kill loses no more than these. A student that diverges leaves a record too,
+    and no process begins another one of its evaluation. All processes call this together.
 
     Args:
         candidate: Images to train on.
@@ -81,8 +85,9 @@ def evaluate_students(
         The same result on every process.
 
     Raises:
-        InputError: If a record is damaged, a student's loss is not finite, or the protocol and
-            the labeller cannot give what the supervision needs.
+        DivergedError: If a student's loss is not finite, on every process.
+        InputError: If a record is damaged, or the protocol and the labeller cannot give what the
+            supervision needs.
     """
     labeller = _checked(labeller, supervision, protocol, num_classes=test.spec.num_classes)
     learned = supervision.digest("" if labeller is None else labeller.identity())
@@ -90,47 +95,25 @@ def evaluate_students(
     course = Course(candidate, test, protocol, seed, supervision, labeller)
     own = keys[site.processes.rank :: site.processes.world_size]
     waiting = [key.index for key in own if read_record(folder, key) is None]
-    size = group_size(together, course, waiting, site=site, report=report or _ignore)
-    for start in range(0, len(waiting), size):
-        indices = waiting[start : start + size]
-        made = [loggers(index) for index in indices] if loggers else ()
-        for student in train_students(
-            course, indices, site=site, callbacks=callbacks, loggers=made
-        ):
-            write_record(
-                folder, student, protocol_digest=protocol.digest(), supervision_digest=learned
-            )
+    keep = partial(
+        write_record, folder, protocol_digest=protocol.digest(), supervision_digest=learned
+    )
+    try:
+        size = group_size(together, course, waiting, site=site, report=report or _ignore)
+        for start in range(0, len(waiting), size):
+            if any(isinstance(read_record(folder, key), Divergence) for key in keys):
+                break  # here, earlier, or in another process
+            indices = waiting[start : start + size]
+            made = [loggers(index) for index in indices] if loggers else ()
+            for student in train_students(
+                course, indices, site=site, callbacks=callbacks, loggers=made
+            ):
+                keep(student)
+    except DivergedError as error:
+        keep(Divergence(seed, error.index, candidate.digest, error.step))
     site.processes.barrier()
     students = read_students(folder, keys, label=candidate.label)
     return result_of(course, students, teachers=teachers, provenance=provenance or {})
-
-
-def result_of(
-    course: Course,
-    students: tuple[StudentResult, ...],
-    *,
-    teachers: Sequence[str],
-    provenance: Mapping[str, Any],
-) -> EvaluationResult:
-    """Put the students of one evaluation together, with what made the images they learned."""
-    candidate, seed = course.candidate, str(course.seed)
-    labels = "" if course.labeller is None else course.labeller.identity()
-    return EvaluationResult(
-        method=candidate.method,
-        label=candidate.label,
-        dataset=course.test.spec.name,
-        ipc=candidate.ipc,
-        num_images=len(candidate.labels),
-        protocol=course.protocol,
-        students=students,
-        schedule_share=candidate.schedule_share,
-        costs={} if candidate.cost is None else {seed: candidate.cost},
-        geometries={} if candidate.geometry is None else {seed: candidate.geometry},
-        provenance=dict(provenance),
-        supervision=course.supervision,
-        teachers=tuple(teachers) if labels else (),
-        label_identities={seed: labels} if labels else {},
-    )
 
 
 def train_student(
@@ -147,7 +130,7 @@ def train_student(
     """Train one student to its last epoch, then test it once; arguments as above.
 
     Raises:
-        InputError: If its loss is not finite.
+        DivergedError: If its loss is not finite.
     """
     course = Course(candidate, test, protocol, seed, supervision, labeller)
     return train_students(course, [index], site=site)[0]
@@ -174,7 +157,7 @@ def train_students(
         What each has reached. The time is shared out evenly; the memory is that of all.
 
     Raises:
-        InputError: If a loss is not finite.
+        DivergedError: If a loss is not finite.
     """
     started = time.perf_counter()
     num_steps = course.num_steps

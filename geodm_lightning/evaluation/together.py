@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import lightning
 from lightning.pytorch.loggers.logger import Logger
@@ -18,6 +18,8 @@ from geodm_lightning.evaluation.datamodule import (
     num_training_steps,
 )
 from geodm_lightning.evaluation.protocol import Protocol
+from geodm_lightning.evaluation.record import StudentResult
+from geodm_lightning.evaluation.result import EvaluationResult
 from geodm_lightning.evaluation.student import AnyBatch, StudentModule
 from geodm_lightning.evaluation.supervision import HARD, Supervision
 from geodm_lightning.evaluation.views import ViewBatches, joint_views
@@ -76,6 +78,34 @@ class Course(NamedTuple):
             for index in indices
         ]
         return JointDataModule(modules)
+
+
+def result_of(
+    course: Course,
+    students: tuple[StudentResult, ...],
+    *,
+    teachers: Sequence[str],
+    provenance: Mapping[str, Any],
+) -> EvaluationResult:
+    """Put the students of one evaluation together, with what made the images they learned."""
+    candidate, seed = course.candidate, str(course.seed)
+    labels = "" if course.labeller is None else course.labeller.identity()
+    return EvaluationResult(
+        method=candidate.method,
+        label=candidate.label,
+        dataset=course.test.spec.name,
+        ipc=candidate.ipc,
+        num_images=len(candidate.labels),
+        protocol=course.protocol,
+        students=students,
+        schedule_share=candidate.schedule_share,
+        costs={} if candidate.cost is None else {seed: candidate.cost},
+        geometries={} if candidate.geometry is None else {seed: candidate.geometry},
+        provenance=dict(provenance),
+        supervision=course.supervision,
+        teachers=tuple(teachers) if labels else (),
+        label_identities={seed: labels} if labels else {},
+    )
 
 
 class JointDataModule(lightning.LightningDataModule):

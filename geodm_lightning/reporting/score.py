@@ -40,6 +40,11 @@ def score_sections(folder: Path) -> list[Markup]:
     return [section("Robust scores", table(HEADINGS, rows), notes(*_notes(found)), *cells)]
 
 
+def diverged(cell: Mapping[str, Any]) -> list[str]:
+    """Return the rates at which students of a cell diverged, as texts."""
+    return [rate for rate, accuracy in cell["chosen_on"].items() if accuracy is None]
+
+
 def _score_cells(score: Mapping[str, Any]) -> tuple[str, str]:
     if score["low"] is None:
         return percent(score["value"]), "–"
@@ -49,21 +54,32 @@ def _score_cells(score: Mapping[str, Any]) -> tuple[str, str]:
 def _cells(row: Mapping[str, Any]) -> Markup:
     rows = []
     for cell in row["cells"]:
-        images, supervision, augmentation = cell["name"].split("/")
+        images, supervision, augmentation = _parts(cell)
         accuracies = cell["accuracies"]
         spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
         rate = f"{cell['rate']:g}"
         rows.append(
             (
-                IMAGES[images],
+                images,
                 supervision,
-                "protocol's" if augmentation == "augmented" else "none",
+                augmentation,
                 rate,
                 percent(cell["chosen_on"][rate]),
                 percent(statistics.mean(accuracies), spread),
             )
         )
     return table(CELL_HEADINGS, rows)
+
+
+def _parts(cell: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return images, supervision and augmentation of a cell for readers."""
+    images, supervision, augmentation = cell["name"].split("/")
+    return IMAGES[images], supervision, "protocol's" if augmentation == "augmented" else "none"
+
+
+def _told(cell: Mapping[str, Any]) -> str:
+    images, supervision, augmentation = _parts(cell)
+    return f"{images} with {supervision} labels and {augmentation} augmentation"
 
 
 def _notes(found: Mapping[str, Any]) -> list[str]:
@@ -83,4 +99,11 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
     ]
     if any(row["supervision"] != row["random_supervision"] for row in found["rows"]):
         texts.append("Random images cannot have labels that came with a set; theirs are classes.")
+    texts += [
+        f"{row['label']}, {_told(cell)}: diverged at rate {', '.join(diverged(cell))}, "
+        "which was not chosen."
+        for row in found["rows"]
+        for cell in row["cells"]
+        if diverged(cell)
+    ]
     return texts

@@ -19,6 +19,7 @@ from geodm_lightning.files import identity_in, name_of, write_json
 from geodm_lightning.methods import Method
 from geodm_lightning.provenance import provenance
 from geodm_lightning.reporting.progress import counted
+from geodm_lightning.reporting.score import diverged
 from geodm_lightning.stages.run import CONSOLE, Run
 from geodm_lightning.stages.score_cells import cells_of
 from geodm_lightning.stages.trials import Bench, Trial, TrialResult, num_students, run_trial
@@ -58,8 +59,8 @@ def score(run: Run) -> Path:
         The file of the scores.
 
     Raises:
-        InputError: If there is no set to be scored, a student's loss is not finite or a record
-            is damaged.
+        InputError: If there is no set to be scored, students diverge at every rate or at the one
+            that was chosen, or a record is damaged.
     """
     options = ScoreOptions.from_settings(run.settings)
     protocol = assembly.build_protocol(run.settings, run.data.spec)
@@ -185,5 +186,8 @@ def tell(rows: list[dict[str, Any]]) -> None:
                 ("augmentation-robust", "augmentation_robust"),
             )
         ]
-        line = f"scores of {row['label']}: {', '.join(parts)} (26.9: no gain)"
-        CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
+        lines = [f"scores of {row['label']}: {', '.join(parts)} (26.9: no gain)"]
+        for cell in row["cells"]:
+            lines += [f"{cell['name']} diverged at rate {rate}" for rate in diverged(cell)]
+        for line in lines:
+            CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)

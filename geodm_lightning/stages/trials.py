@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from geodm_lightning.audit.options import ScoreOptions
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.protocol import Protocol
+from geodm_lightning.evaluation.record import DivergedError
 from geodm_lightning.evaluation.students import evaluate_students
 from geodm_lightning.evaluation.supervision import HARD, Supervision
 from geodm_lightning.labels.labeller import Labeller
@@ -69,13 +71,14 @@ class TrialResult(NamedTuple):
     Attributes:
         name: Images, supervision and augmentation.
         rate: Learning rate that was chosen.
-        chosen_on: Mean accuracy on the held-out images for every rate, by the rate's text.
+        chosen_on: Mean accuracy on the held-out images for every rate, by the rate's text; None
+            where a student diverged.
         accuracies: Of every student on the test images after the last epoch, as fractions.
     """
 
     name: str
     rate: float
-    chosen_on: dict[str, float]
+    chosen_on: dict[str, float | None]
     accuracies: list[float]
 
 
@@ -108,8 +111,9 @@ def without_augmentation(protocol: Protocol) -> Protocol:
 def run_trial(trial: Trial, bench: Bench, advance: Callable[[int], None]) -> TrialResult:
     """Choose the rate of a cell on held-out images, then train and test its students.
 
-    Every student is a record, so an interrupted score goes on where it was. Ties between rates
-    go to the one nearest the protocol's, and of two as near to the lower.
+    Every student is a record, so an interrupted score goes on where it was. A rate at which a
+    student diverges has lost. Ties between rates go to the one nearest the protocol's, and of
+    two as near to the lower.
 
     Args:
         trial: The cell.
@@ -117,25 +121,50 @@ def run_trial(trial: Trial, bench: Bench, advance: Callable[[int], None]) -> Tri
         advance: Told how many students are done.
 
     Raises:
-        InputError: If a student's loss is not finite, or a record is damaged.
+        InputError: If students diverge at every rate, or one does at the rate that was chosen,
+            or a record is damaged.
     """
     options, own = bench.options, trial.protocol.lr
-    chosen_on = {}
+    chosen_on: dict[float, float | None] = {}
     for factor in options.rates:
         protocol = replace(trial.protocol, lr=factor * own, num_students=options.students_per_rate)
         try:
             result = _train(trial.chooser, trial, protocol, bench, test=bench.held_out)
-        except InputError as error:
-            hint = f"at {factor:g} times the protocol's rate, one of scores.rates"
-            raise InputError(f"{error} ({hint})") from error
-        chosen_on[factor] = sum(result) / len(result)
-        advance(len(result))
-    factor = max(chosen_on, key=lambda f: (chosen_on[f], -abs(math.log(f)), -f))
+            chosen_on[factor] = statistics.fmean(result)
+        except DivergedError:
+            chosen_on[factor] = None
+        advance(protocol.num_students)
+    factor = best_rate(chosen_on, trial)
     protocol = replace(trial.protocol, lr=factor * own)
-    accuracies = _train(trial.candidate, trial, protocol, bench, test=bench.test)
+    try:
+        accuracies = _train(trial.candidate, trial, protocol, bench, test=bench.test)
+    except DivergedError as error:
+        hint = f"chosen among scores.rates was {factor:g} times the protocol's rate; leave it out"
+        raise InputError(f"{error}; {hint}") from error
     advance(len(accuracies))
     told = {f"{rate * own:g}": accuracy for rate, accuracy in chosen_on.items()}
     return TrialResult(trial.name, factor * own, told, accuracies)
+
+
+def best_rate(chosen_on: Mapping[float, float | None], trial: Trial) -> float:
+    """Return the rate with the highest accuracy among those at which students came to an end.
+
+    Args:
+        chosen_on: Accuracies by rates, which are told as multiples of the protocol's; None where
+            a student diverged.
+        trial: The cell, for readers.
+
+    Raises:
+        InputError: If none is left.
+    """
+    ended = {factor: accuracy for factor, accuracy in chosen_on.items() if accuracy is not None}
+    if not ended:
+        raise InputError(
+            f"students of {trial.candidate.label} ({trial.name}) diverge at every rate of "
+            f"scores.rates, {', '.join(f'{f:g}' for f in chosen_on)} times the protocol's "
+            f"{trial.protocol.lr:g}; add a lower one"
+        )
+    return max(ended, key=lambda f: (ended[f], -abs(math.log(f)), -f))
 
 
 def num_students(trial: Trial, options: ScoreOptions) -> int:

@@ -170,6 +170,35 @@ def test_scores_are_the_formulas_of_their_cells(scored):
         assert cell["chosen_on"][f"{cell['rate']:g}"] == best
 
 
+def test_a_rate_at_which_students_diverge_loses(run, scored, tmp_path):
+    """Everything else is as if it had not been among the rates, also when started again."""
+    wild = make_run(tmp_path, "scores.rates=[1,10,1e30]")
+    own = run.folder.distilled("geodm", is_main=True)
+    save_set(wild.folder.distilled("geodm", is_main=True), load_set(own))
+    path = score(wild)
+    (row,), (before,) = json.loads(path.read_text())["rows"], scored["rows"]
+    assert [cell.pop("chosen_on")["1e+28"] for cell in row["cells"]] == [None] * 5
+    assert row == {
+        **before,
+        "cells": [{k: v for k, v in c.items() if k != "chosen_on"} for c in before["cells"]],
+    }
+    (section,) = score_sections(wild.folder.path)
+    assert section.count("diverged at rate 1e+28") == 5
+    records = {p: p.stat().st_mtime_ns for p in wild.folder.path.rglob("student-*.json")}
+    path.unlink()
+    score(wild)
+    assert {p: p.stat().st_mtime_ns for p in wild.folder.path.rglob("student-*.json")} == records
+
+
+def test_rates_at_which_all_students_diverge_are_refused(run, tmp_path):
+    wild = make_run(tmp_path, "scores.rates=[1e30,1e31]")
+    own = run.folder.distilled("geodm", is_main=True)
+    save_set(wild.folder.distilled("geodm", is_main=True), load_set(own))
+    with pytest.raises(InputError, match=r"every rate of scores.rates, 1e\+30, 1e\+31 times"):
+        score(wild)
+    assert not (wild.folder.path / "scores.json").exists()
+
+
 def test_rates_do_not_hear_of_test_images(run, scored, tmp_path):
     """With the test labels turned round, accuracies change and the choice does not."""
     turned = make_run(tmp_path)

@@ -6,9 +6,12 @@ from dataclasses import replace
 import pytest
 
 from geodm_lightning.evaluation.record import (
+    DivergedError,
+    Divergence,
     RecordKey,
     StudentResult,
     read_record,
+    read_students,
     write_record,
 )
 from geodm_lightning.types import InputError
@@ -111,3 +114,15 @@ def test_edited_accuracy_above_one_is_refused(tmp_path):
 def test_impossible_values_are_refused(change):
     with pytest.raises(InputError, match=next(iter(change))):
         replace(STUDENT, **change)
+
+
+def test_a_divergence_is_kept_in_the_place_of_the_student(tmp_path):
+    lost = Divergence(seed=1, index=2, set_digest="abc", step=50)
+    path = write_record(tmp_path, lost, protocol_digest="p")
+    assert path == KEY.path(tmp_path)
+    assert read_record(tmp_path, KEY) == lost
+    with pytest.raises(DivergedError, match=rf"student 2 on X is not finite at step 50.*{path}"):
+        read_students(tmp_path, [replace(KEY, index=1), KEY], label="X")
+    path.write_text(path.read_text().replace("50", "-50"))
+    with pytest.raises(InputError, match=r"damaged.*step must be a whole number, got -50"):
+        read_record(tmp_path, KEY)

@@ -7,6 +7,7 @@ import torch
 from lightning import Callback
 
 from geodm_lightning.evaluation.candidate import candidate_from_set
+from geodm_lightning.evaluation.record import DivergedError
 from geodm_lightning.evaluation.students import evaluate_students
 from geodm_lightning.evaluation.supervision import HARD, Supervision
 from geodm_lightning.processes import Processes
@@ -96,6 +97,24 @@ def test_a_kill_loses_no_more_than_the_students_at_once(evaluate, tiny_a, tmp_pa
     result = evaluate(protocol=protocol, together=2)
     assert {path: path.read_bytes() for path in done} == before
     assert [student.index for student in result.students] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_student_that_diverges_is_kept_and_no_other_is_begun(
+    evaluate, tiny_a, tmp_path, together
+):
+    """Every process says so, of its own students or of others, now and when started again."""
+    protocol = replace(tiny_a, num_students=6, lr=1e30)
+    places = [Site(CPU, processes=Unsynchronised(rank, 2)) for rank in (0, 1)]
+    told = []
+    for place in (*places, *places):
+        with pytest.raises(DivergedError, match="student 0 on Random is not finite") as caught:
+            evaluate(place, protocol=protocol, together=together)
+        told.append((caught.value.index, caught.value.step))
+        records = {p: p.stat().st_mtime_ns for p in (tmp_path / "students").iterdir()}
+        assert len(records) == 1
+    assert len(set(told)) == 1
+    assert evaluate(protocol=replace(protocol, lr=tiny_a.lr)).accuracies
 
 
 def test_trials_of_how_many_at_once_leave_no_trace(evaluate, tiny_a, tmp_path):
