@@ -11,7 +11,8 @@ import itertools
 import sys
 from pathlib import Path
 
-from geodm_lightning.distilled.storage import MANIFEST, load_set
+from geodm_lightning.distilled.manifest import MANIFEST
+from geodm_lightning.distilled.storage import load_set
 from geodm_lightning.evaluation.result import load_results
 from geodm_lightning.run_folder import RunFolder
 

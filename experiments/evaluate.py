@@ -30,4 +30,4 @@ def main(config: DictConfig) -> float | None:
 if __name__ == "__main__":
     with explain_mistakes():
         sys.argv[1:] = overrides_of(sys.argv[1:])
-    run_command(main)
+    run_command(main, usage=__doc__)

@@ -40,4 +40,4 @@ def main(config: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     register_sweeper()
-    run_command(main)
+    run_command(main, usage=__doc__)

@@ -25,4 +25,4 @@ def main(config: DictConfig) -> None:
 if __name__ == "__main__":
     if {"--help", "-h"} & set(sys.argv) and not any(a.startswith("table=") for a in sys.argv):
         sys.argv.append("table=geodm_main")  # help shows the settings of some table
-    run_command(main)
+    run_command(main, usage=__doc__, config="table")

@@ -6,28 +6,31 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from geodm_lightning.types import InputError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+HELP = {"-h", "--help"}
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 
-def run_command(main: Callable[[], object]) -> None:
+def run_command(main: Callable[[], object], *, usage: str, config: str = "config") -> None:
     """Run a Hydra entry point and end the process with a fitting exit code.
 
-    ``--list`` prints the experiments. A mistake in the configuration is printed as one line
-    on standard error and exits with 2; any other exception keeps its traceback and exits
-    with 1.
+    ``--list`` prints the experiments, ``--help`` all that can be set. A mistake in the
+    configuration is printed as one line on standard error and exits with 2; any other exception
+    keeps its traceback and exits with 1.
 
     Args:
         main: Function decorated by ``hydra.main``.
+        usage: What the script is for and how it is called, in the markup of a docstring.
+        config: Name of its configuration.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -39,9 +42,55 @@ def run_command(main: Callable[[], object]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
         with explain_mistakes():
-            main()
+            if HELP.issuperset(flags_of(sys.argv[1:])) and not HELP.isdisjoint(sys.argv[1:]):
+                overrides = [word for word in sys.argv[1:] if word not in HELP]
+                print(help_text(usage, config, overrides))
+            else:
+                main()
     except (HydraException, OmegaConfBaseException) as error:
         _exit_with(_explain(error))
+
+
+def flags_of(arguments: Iterable[str]) -> list[str]:
+    """Return the arguments that are no overrides."""
+    return [word for word in arguments if word.startswith("-")]
+
+
+def help_text(usage: str, config: str, overrides: Sequence[str]) -> str:
+    """Say how a script is called, which options there are and what is set.
+
+    Hydra's own help copies its whole repository for every group of options, which takes seconds.
+
+    Args:
+        usage: What the script is for and how it is called.
+        config: Name of its configuration.
+        overrides: Overrides of it.
+    """
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        settings = OmegaConf.to_yaml(compose(config, list(overrides)))
+    return "\n\n".join(
+        [
+            usage.strip().replace("``", ""),
+            "Options of every group, chosen by GROUP=OPTION (an experiment by +experiment=NAME):",
+            "\n".join(f"  {group}: {', '.join(options_of(group))}" for group in groups()),
+            "Settings, changed by KEY=VALUE:",
+            settings.rstrip(),
+            "--list tells the experiments, --cfg job the settings alone, --hydra-help the rest.",
+        ]
+    )
+
+
+def groups() -> list[str]:
+    """Return the names of the groups of options, Hydra's own left out."""
+    return sorted(path.name for path in CONFIGS.iterdir() if any(path.glob("*.yaml")))
+
+
+def options_of(group: str) -> list[str]:
+    """Return the names of the options of a group."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
 @contextmanager
@@ -125,8 +174,7 @@ def _explain(error: Exception) -> str:
     missing = re.search(r"[Cc]ould not find '([^']+)'", text)
     if missing:
         group, _, option = missing.group(1).rpartition("/")
-        options = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-        if group and options:
+        if group and (options := options_of(group)):
             return f"unknown {group} '{option}'; choose one of {', '.join(options)}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -16,14 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from geodm_lightning.distilled.distilled_set import DistilledSet
+from geodm_lightning.distilled.manifest import FORMAT_VERSION, MANIFEST, damaged, read_manifest
 from geodm_lightning.files import sha256_of, write_json
 from geodm_lightning.types import InputError
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 TENSORS = ("images", "labels")  # NAME.safetensors holds one tensor, NAME
 SOFT = "soft_labels"  # likewise, where the manifest has this key too
-REQUIRED = ("method", "label", "ipc", "factor", "dataset")
 
 
 def class_hash(names: Sequence[str]) -> str:
@@ -104,23 +101,23 @@ def load_set(folder: Path) -> DistilledSet:
     Raises:
         InputError: If a file is missing, damaged or does not fit the manifest.
     """
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     images, labels = (_read_tensor(folder, name, manifest) for name in TENSORS)
     soft_labels = _read_tensor(folder, SOFT, manifest) if SOFT in manifest else None
     num_classes = manifest["dataset"]["num_classes"]
     if images.dim() != 4 or len(images) == 0 or labels.shape != images.shape[:1]:
         shapes = f"{tuple(images.shape)} images, {tuple(labels.shape)} labels"
-        raise _damaged(folder, f"shapes do not fit: {shapes}")
+        raise damaged(folder, f"shapes do not fit: {shapes}")
     if images.dtype not in (torch.float32, torch.uint8):
-        raise _damaged(folder, f"pixels are {images.dtype}, neither float32 nor uint8")
+        raise damaged(folder, f"pixels are {images.dtype}, neither float32 nor uint8")
     if labels.dtype != torch.int64 or labels.min() < 0 or labels.max() >= num_classes:
-        raise _damaged(folder, f"labels are not class indices below {num_classes}")
+        raise damaged(folder, f"labels are not class indices below {num_classes}")
     if soft_labels is not None:
         if soft_labels.dtype != torch.float32 or soft_labels.shape != (len(images), num_classes):
             found = f"{tuple(soft_labels.shape)} {soft_labels.dtype}"
-            raise _damaged(folder, f"soft labels are {found}, not one float32 logit per class")
+            raise damaged(folder, f"soft labels are {found}, not one float32 logit per class")
         if not soft_labels.isfinite().all():
-            raise _damaged(folder, "soft labels are not finite")
+            raise damaged(folder, "soft labels are not finite")
     return DistilledSet(images, labels, manifest, soft_labels)
 
 
@@ -128,40 +125,10 @@ def _read_tensor(folder: Path, key: str, manifest: dict[str, Any]) -> Tensor:
     """Read the one tensor of ``KEY.safetensors`` and check it against the manifest."""
     path = folder / f"{key}.safetensors"
     if not path.is_file():
-        raise _damaged(folder, f"{path.name} is missing")
+        raise damaged(folder, f"{path.name} is missing")
     if sha256_of(path) != manifest["sha256"].get(path.name):
-        raise _damaged(folder, f"{path.name} does not have the SHA-256 its manifest names")
+        raise damaged(folder, f"{path.name} does not have the SHA-256 its manifest names")
     try:
         return load_file(path)[key]
     except (SafetensorError, KeyError) as error:
-        raise _damaged(folder, f"{path.name} cannot be read ({error})") from error
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise InputError(
-            f"no distilled set in {folder}: {MANIFEST} is missing; run the stage distill first"
-        )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise _damaged(folder, f"{MANIFEST} is not JSON ({error})") from error
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version != FORMAT_VERSION:
-        raise _damaged(folder, f"format_version is {version}, expected {FORMAT_VERSION}")
-    missing = [key for key in (*REQUIRED, "sha256") if key not in manifest]
-    if missing:
-        raise _damaged(folder, f"{MANIFEST} lacks {', '.join(missing)}")
-    dataset = manifest["dataset"]
-    if not isinstance(dataset, dict) or not isinstance(dataset.get("num_classes"), int):
-        raise _damaged(folder, f"{MANIFEST} names no data set with its num_classes")
-    if not isinstance(manifest["sha256"], dict):
-        raise _damaged(folder, f"{MANIFEST} lists no sha256 by file")
-    return manifest
-
-
-def _damaged(folder: Path, reason: str) -> InputError:
-    return InputError(
-        f"damaged distilled set {folder}: {reason}; delete the folder to distil it again"
-    )
+        raise damaged(folder, f"{path.name} cannot be read ({error})") from error

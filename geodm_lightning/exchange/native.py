@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from geodm_lightning.distilled.distilled_set import DistilledSet
-from geodm_lightning.distilled.storage import MANIFEST, class_hash, load_set, save_set
+from geodm_lightning.distilled.manifest import MANIFEST
+from geodm_lightning.distilled.storage import class_hash, load_set, save_set
 from geodm_lightning.exchange.declaration import Declaration, Imported
 from geodm_lightning.types import DatasetSpec, InputError
 

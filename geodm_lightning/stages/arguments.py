@@ -8,6 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from geodm_lightning.data.catalog import dataset_spec
+from geodm_lightning.distilled.manifest import MANIFEST, read_manifest
+from geodm_lightning.methods import called
 from geodm_lightning.types import InputError
 
 USAGE = (
@@ -80,8 +83,6 @@ def defaults_of(rows: list[list[str]], said: dict[str, str]) -> dict[str, str]:
     if native is None and "data" not in said and "data.name" not in said:
         raise InputError(f"{rows[0][0]} does not tell its data set; add data=NAME, such as cifar10")
     if native is not None and "data" not in said:
-        from geodm_lightning.data.catalog import dataset_spec
-
         name, resolution = native["dataset"]["name"], native["dataset"]["resolution"]
         values["data"] = name
         if resolution != dataset_spec(name).resolution:
@@ -139,18 +140,13 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
     """Return the manifest of a native set, None for anything else.
 
     Raises:
-        InputError: If it is a native set, but damaged.
+        InputError: If it is a native set whose manifest is damaged.
     """
-    from geodm_lightning.distilled.storage import load_set
-    from geodm_lightning.exchange.native import is_native
-
-    return load_set(path).manifest if is_native(path) else None
+    return read_manifest(path) if (path / MANIFEST).is_file() else None
 
 
 def labels_of(rows: list[list[str]], manifests: list[dict[str, Any] | None]) -> list[str]:
     """Return how the rows are called: by their manifests or paths, told apart where need be."""
-    from geodm_lightning.methods import called
-
     labels = [
         called(row[0]) if manifest is None else str(manifest["label"])
         for row, manifest in zip(rows, manifests, strict=True)
@@ -163,8 +159,6 @@ def labels_of(rows: list[list[str]], manifests: list[dict[str, Any] | None]) -> 
 
 def slug(path: str, manifest: dict[str, Any] | None) -> str:
     """Return a name for the run's folder."""
-    from geodm_lightning.methods import called
-
     if manifest is None:
         return re.sub(r"[^\w.-]+", "_", called(path))
     return f"{manifest['dataset']['name']}_ipc{manifest['ipc']}_{manifest['method']}"
