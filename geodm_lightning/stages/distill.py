@@ -36,12 +36,13 @@ def distill(run: Run) -> Path:
     for method in waiting:
         if method.kind == "matching":
             groups.setdefault(assembly.sharing_key(method.settings), []).append(method)
-        elif method.kind == "selection":
-            save(run, method, choose(run, method))
         elif method.kind == "imported":
             save(run, method, import_set(run, method))
     for methods in groups.values():
         learn(run, methods)
+    for method in waiting:  # after what is learned: herding first trains a network of its own
+        if method.kind == "selection":
+            save(run, method, choose(run, method))
     sampled = [method for method in waiting if method.kind == "generation"]
     if sampled:
         generator = assembly.build_generator(run.settings, run.data, run.site)
