@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cache
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+LOGGER = logging.getLogger(__name__)
 PARENT = "GEODM_LIGHTNING_PARENT"  # names the process whose runs shall end with it
 
 
@@ -152,3 +155,10 @@ def die_with_parent() -> None:
 def take_children_along() -> None:
     """Let the runs that this process starts in processes of their own end with it."""
     os.environ[PARENT] = str(os.getpid())
+
+
+@cache
+def say_once(line: str) -> None:
+    """Warn in one line, once in a process and by the first process of a run alone."""
+    if os.environ.get("RANK", "0") == "0":
+        LOGGER.warning(line)
