@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from turns import medians, product_rate, take_turns, tell
+from machine import product_rate
+from turns import medians, take_turns, tell
 
 from geodm_lightning.geometry.product import build_product
 from geodm_lightning.guidance import (

@@ -29,6 +29,7 @@ from geodm_lightning.diffusion.sampler import Guidance, Sampler
 from geodm_lightning.diffusion.training import build_transformer
 from geodm_lightning.files import write_json
 from geodm_lightning.guidance import CombinedGuidance, DeviationGuidance, TransportGuidance
+from geodm_lightning.guidance.guidance import WINDOW
 from geodm_lightning.heap import keep_freed_memory
 from geodm_lightning.provenance import provenance
 from geodm_lightning.randomness import keyed_generator
@@ -42,12 +43,20 @@ MODELS = {
 }
 
 
-def guidance(num_classes: int, device: torch.device) -> CombinedGuidance:
+def guidance(
+    num_classes: int,
+    device: torch.device,
+    *,
+    latent: tuple[int, int, int] = LATENT,
+    finished: int = FINISHED,
+    window: tuple[float, float] = WINDOW,
+) -> CombinedGuidance:
     """Build OTG with deviation towards random latents, ready for the last round."""
     generator = keyed_generator(0, "benchmark", num_classes)
-    real = torch.randn(num_classes, REAL, *LATENT, generator=generator).to(device)
-    memory = torch.randn(num_classes, FINISHED, *LATENT, generator=generator).to(device)
-    combined = CombinedGuidance([TransportGuidance(real), DeviationGuidance()])
+    real = torch.randn(num_classes, REAL, *latent, generator=generator).to(device)
+    memory = torch.randn(num_classes, finished, *latent, generator=generator).to(device)
+    guidances = [TransportGuidance(real, window=window), DeviationGuidance(window=window)]
+    combined = CombinedGuidance(guidances)
     combined.begin(memory)
     return combined
 

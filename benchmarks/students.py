@@ -27,24 +27,17 @@ from typing import Any, NamedTuple
 
 import torch
 import turns
-import yaml
+from courses import random_course
 from step_graph import captured
 
 from geodm_lightning.data.catalog import dataset_spec
-from geodm_lightning.data.normalise import normalise
-from geodm_lightning.data.table import TensorTable
-from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.group_size import StepClock
-from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.together import Course
 from geodm_lightning.heap import keep_freed_memory
 from geodm_lightning.provenance import provenance
-from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.site import Site
-from geodm_lightning.types import LabelledImages
 
-IPC, CLASSES = 10, 10
-PROTOCOL = Path(__file__).parents[1] / "configs/evaluation/protocol_a.yaml"
+IPC = 10
 
 
 class Shape(NamedTuple):
@@ -73,24 +66,8 @@ SHAPES = {
 def course_of(shape: Shape, device: torch.device) -> Course:
     """Build students' images, random ones, and their protocol with a step more than is timed."""
     spec = dataset_spec(shape.dataset)
-    pixels = torch.randint(
-        0, 256, (CLASSES * IPC, spec.channels, spec.resolution, spec.resolution),
-        dtype=torch.uint8, generator=keyed_generator(0, "benchmark"),
-    )  # fmt: skip
-    labels = torch.arange(CLASSES).repeat_interleave(IPC)
-    test = TensorTable(LabelledImages(pixels, labels), spec).to(device)
-    images = normalise(test.gather(torch.arange(len(labels), device=device)), spec)
-    settings = yaml.safe_load(PROTOCOL.read_text())
-    protocol = Protocol(
-        **{**settings["protocol"], "epochs": shape.steps + 1},
-        network="convnet",
-        network_options={"width": shape.width, "depth": 3},
-        num_students=settings["num_students"],
-    )
-    candidate = Candidate(
-        "random", "Random", IPC, "0", None, lambda indices: images[indices], labels.to(device)
-    )
-    return Course(candidate, test, protocol, seed=0)
+    num_images = IPC * spec.num_classes
+    return random_course(spec, num_images, device, steps=shape.steps + 1, width=shape.width)
 
 
 def seconds_of(course: Course, indices: list[int], size: int, device: torch.device) -> Seconds:

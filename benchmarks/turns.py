@@ -6,9 +6,11 @@ import json
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -57,12 +59,53 @@ def ratio(times: Mapping[str, list[float]], slow: str, fast: str) -> float:
     return statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
 
 
-def product_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Return the best product rate of square matrices seen here, in FLOP per second."""
-    size = 1024 if device.type == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    times = take_turns({"product": lambda _: a @ b}, device, 7)["product"]
-    return 2 * size**3 / min(times)
+class Meter:
+    """Notes how much a reading grows in named sections of some work.
+
+    Args:
+        read: Returns the reading: seconds of a :func:`clock`, or operations counted so far.
+
+    Attributes:
+        notes: What each section took, one entry for every time it was entered.
+    """
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self.read = read
+        self.notes: dict[str, list[float]] = defaultdict(list)
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Note what a block takes; blocks do not nest."""
+        before = self.read()
+        yield
+        self.notes[name].append(self.read() - before)
+
+    def around(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function whose every call is a section."""
+
+        def noted(*arguments: Any, **keywords: Any) -> Any:
+            with self.section(name):
+                return call(*arguments, **keywords)
+
+        return noted
+
+    def on(self, owner: Any, attribute: str, name: str) -> AbstractContextManager[Any]:
+        """Make every call of an object's or module's function a section, inside a with block."""
+        return patch.object(owner, attribute, self.around(name, getattr(owner, attribute)))
+
+    def sums(self) -> dict[str, float]:
+        """Return what the sections of each name took together."""
+        return {name: sum(notes) for name, notes in self.notes.items()}
+
+
+def clock(device: torch.device) -> Callable[[], float]:
+    """Return a clock in seconds that waits for an accelerator before it tells the time."""
+
+    def now() -> float:
+        synchronise(device)
+        return time.perf_counter()
+
+    return now
 
 
 def tell(result: Mapping[str, Any], output: Path | None) -> None:

@@ -1,0 +1,236 @@
+"""What a machine needs at least for the work of this project, and what it takes.
+
+    python benchmarks/floor.py --output benchmarks/results/floor_cpu.json
+    python benchmarks/floor.py --device cuda --output benchmarks/results/floor_gpu.json
+    python benchmarks/floor_figure.py benchmarks/results/floor_cpu.json
+
+The matching step, the OT loss, a guided sampler step and a student's step, on random pixels of
+three data sets, with 1, 10 and 50 images per class, in float32 and, where the machine multiplies
+it faster, in bf16. The floor is the longer of two times: operations, as many as the direct form of
+convolutions and products has, over the measured rate of products; and the bytes that cannot
+but be moved over the measured rate of copies. On a CPU the larger images are fewer, see ``sizes``;
+what is told of them is the ratio to the floor, and nothing is extrapolated.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from kernels import matching, sampling, student, transport
+from machine import Machine, measure_machine
+from steps import Sizes
+from work import Measured, Work, total
+
+from geodm_lightning.data.catalog import dataset_spec
+from geodm_lightning.files import write_json
+from geodm_lightning.heap import keep_freed_memory
+from geodm_lightning.provenance import provenance
+
+KERNELS: dict[str, Any] = {each.NAME: each for each in (matching, transport, sampling, student)}
+IPCS = (1, 10, 50)
+REAL_BATCH = 256  # of the OT loss, on every machine
+DEFINITION = (
+    "max(operations / rate of products, bytes / rate of copies); operations of the direct form "
+    "of convolutions and products; bytes are those each component is given and hands on, once"
+)
+
+
+class Shape(NamedTuple):
+    """How much of a data set is measured.
+
+    Attributes:
+        dataset: Name in the catalog.
+        latent: ``(ch, h, w)`` of what is sampled: pixels at 32 px, an eighth of the side above.
+        classes: Classes of a matching step.
+        real_batch: Real images of a class in it.
+        at_once: Classes whose activations are held at once.
+        student_batch: Most images of a student's step.
+        samples: Samples denoised at once.
+        model: Transformer that denoises.
+    """
+
+    dataset: str
+    latent: tuple[int, int, int]
+    classes: int
+    real_batch: int
+    at_once: int
+    student_batch: int
+    samples: int = 4
+    model: str = "s"
+
+
+SHAPES = {
+    "cpu": {
+        "CIFAR-10": Shape("cifar10", (3, 32, 32), 10, 256, 10, 256),
+        "Tiny-ImageNet": Shape("tiny_imagenet", (4, 8, 8), 2, 256, 2, 128),
+        "ImageNet-128": Shape("imagenette", (4, 16, 16), 2, 64, 2, 32),
+    },
+    "cuda": {
+        "CIFAR-10": Shape("cifar10", (3, 32, 32), 10, 256, 10, 256, 16, "xl"),
+        "Tiny-ImageNet": Shape("tiny_imagenet", (4, 8, 8), 200, 256, 10, 256, 16, "xl"),
+        "ImageNet-128": Shape("imagenette", (4, 16, 16), 10, 256, 2, 256, 16, "xl"),
+    },
+}
+
+
+class Case(NamedTuple):
+    """Something to measure: ``sizes`` are those of the kernel's module."""
+
+    kernel: str
+    sizes: Any
+    ipc: int
+    precision: str
+
+
+def cases(shape: Shape, ipc: int, precision: str) -> Iterator[Case]:
+    """Yield every kernel with its sizes; the OT loss is float32 whatever the network's."""
+    num_classes = dataset_spec(shape.dataset).num_classes
+    images = min(num_classes * ipc, shape.student_batch)
+    sizes = {
+        matching.NAME: Sizes(shape.dataset, shape.classes, shape.real_batch, ipc, shape.at_once),
+        transport.NAME: transport.Sizes(num_classes, REAL_BATCH, ipc),
+        sampling.NAME: sampling.Sizes(shape.model, shape.latent, shape.samples, ipc),
+        student.NAME: student.Sizes(shape.dataset, images),
+    }
+    for kernel, own in sizes.items():
+        if kernel != transport.NAME or precision == "float32":
+            yield Case(kernel, own, ipc, precision)
+
+
+def shapes_of(arguments: argparse.Namespace) -> dict[str, Shape]:
+    """Return the data sets asked for, with sizes that were given instead of those of the device."""
+    given = {name: getattr(arguments, name) for name in ("classes", "real_batch", "student_batch")}
+    given = {name: value for name, value in given.items() if value is not None}
+    shapes = SHAPES[arguments.device]
+    return {name: shapes[name]._replace(**given) for name in arguments.shapes}
+
+
+def measure(
+    arguments: argparse.Namespace, device: torch.device, machine: Machine
+) -> dict[Case, tuple[list[str], dict[str, Measured]]]:
+    """Measure all cases; one that several data sets share is measured once."""
+    found: dict[Case, tuple[list[str], dict[str, Measured]]] = {}
+    for precision in ["float32"] if machine.no_bf16 else ["float32", "bf16"]:
+        for name, shape in shapes_of(arguments).items():
+            for case in (c for ipc in arguments.ipcs for c in cases(shape, ipc, precision)):
+                if case in found:
+                    found[case][0].append(name)
+                elif case.kernel in arguments.kernels:
+                    options = {"precision": precision, "repeats": arguments.repeats}
+                    measured = KERNELS[case.kernel].measure(case.sizes, device, **options)
+                    found[case] = ([name], measured)
+                    for row in rows(case, *found[case], machine):
+                        print(line(row), flush=True)
+    return found
+
+
+def rows(
+    case: Case, shapes: list[str], measured: dict[str, Measured], machine: Machine
+) -> Iterator[dict[str, Any]]:
+    """Yield what was measured of a case beside what it takes at least, by variant."""
+    for variant, own in measured.items():
+        names = [*own.work, *(name for name in own.parts if name not in own.work)]
+        yield {
+            "kernel": case.kernel,
+            "variant": variant,
+            "shapes": shapes,
+            "ipc": case.ipc,
+            "precision": case.precision,
+            "sizes": own.sizes,
+            **beside_floor(own.seconds, total(own.work), case.precision, machine),
+            "parts": {
+                name: beside_floor(
+                    own.parts.get(name, 0.0), own.work.get(name, Work()), case.precision, machine
+                )
+                for name in names
+            },
+        }
+
+
+def beside_floor(seconds: float, work: Work, precision: str, machine: Machine) -> dict[str, Any]:
+    """Return seconds, operations, bytes, the floor and how far above it the seconds are."""
+    floor = machine.floor(work, precision)
+    return {
+        "seconds": seconds,
+        "flops": work.flops,
+        "bytes": work.bytes,
+        "floor seconds": floor,
+        "time / floor": seconds / floor if floor else None,
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a row for readers."""
+    name = " ".join(part for part in (row["kernel"], row["variant"]) if part)
+    parts = sorted(row["parts"].items(), key=lambda item: -item[1]["seconds"])
+    shares = ", ".join(f"{part} {own['seconds'] / row['seconds']:.0%}" for part, own in parts)
+    return (
+        f"{name}, {'/'.join(row['shapes'])}, IPC {row['ipc']}, {row['precision']}: "
+        f"{1e3 * row['seconds']:.4g} ms, {row['flops'] / 1e9:.4g} GFLOP, "
+        f"{row['bytes'] / 1e6:.4g} MB, floor {1e3 * row['floor seconds']:.4g} ms, "
+        f"{row['time / floor']:.2f} times it ({shares})"
+    )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=list(SHAPES), default="cpu")
+    parser.add_argument("--kernels", nargs="+", choices=list(KERNELS), default=list(KERNELS))
+    shapes = list(SHAPES["cpu"])
+    parser.add_argument("--shapes", nargs="+", choices=shapes, default=shapes)
+    parser.add_argument("--ipcs", nargs="+", type=positive, default=list(IPCS))
+    parser.add_argument("--repeats", type=positive, default=3, help="turns that count")
+    for name, what in (
+        ("classes", "classes of a matching step"),
+        ("real-batch", "real images of a class in it"),
+        ("student-batch", "most images of a student's step"),
+    ):
+        parser.add_argument(f"--{name}", type=positive, help=f"{what}, for every data set")
+    parser.add_argument("--output", type=Path)
+    return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return number
+
+
+def main() -> None:
+    arguments = parse()
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: no CUDA device here; leave --device out")
+    load = os.getloadavg()[0]  # programs that were running beside this one
+    keep_freed_memory()
+    before = measure_machine(device)
+    if before.no_bf16:
+        print(f"bf16 is left out: {before.no_bf16}", flush=True)
+    found = measure(arguments, device, before)
+    after = measure_machine(device)
+    machine = before.best(after)
+    result = {
+        "floor": DEFINITION,
+        "repeats": arguments.repeats,
+        "load before": load,
+        "bf16 left out": before.no_bf16,
+        "machine": {**machine._asdict(), "before": before._asdict(), "after": after._asdict()},
+        "rows": [row for case, own in found.items() for row in rows(case, *own, machine)],
+        "provenance": provenance(device),
+    }
+    if arguments.output is not None:
+        write_json(arguments.output, result)
+
+
+if __name__ == "__main__":
+    main()

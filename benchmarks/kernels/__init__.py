@@ -1,0 +1,1 @@
+"""What is measured against the floor: one module for each kind of work."""
