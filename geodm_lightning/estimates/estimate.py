@@ -22,17 +22,19 @@ from geodm_lightning.heap import set_up_heap
 from geodm_lightning.memory import available_bytes, explained, gigabytes
 from geodm_lightning.methods import Method
 from geodm_lightning.pipeline import Prepared, folder_of, prepare
+from geodm_lightning.probes.audit import probe_audit
 from geodm_lightning.probes.labels import probe_labels
 from geodm_lightning.probes.memory_advice import memory_advice
 from geodm_lightning.probes.probe import Alone, ProbeSite, Work
+from geodm_lightning.probes.report import probe_report
 from geodm_lightning.probes.samples import probe_generation
 from geodm_lightning.probes.scores import probe_scores
 from geodm_lightning.probes.sets import probe_matching, probe_selection
 from geodm_lightning.probes.students import probe_students
 from geodm_lightning.provenance import provenance
+from geodm_lightning.settings import STAGES
 from geodm_lightning.stages.run import Run
 
-ESTIMATED = ("distill", "relabel", "evaluate", "score")  # stages, in their order
 COPIED = 2**32  # bytes of cached latents, which are written in place, that are copied at most
 
 
@@ -45,7 +47,6 @@ class Estimate(NamedTuple):
         processes: Processes that share them.
         available_memory: Bytes a process may take.
         free_disk: Bytes free where the run writes.
-        left_out: Configured stages that were not measured.
         machine: Versions and device.
     """
 
@@ -54,7 +55,6 @@ class Estimate(NamedTuple):
     processes: int
     available_memory: int
     free_disk: int
-    left_out: tuple[str, ...]
     machine: dict[str, Any]
 
     @property
@@ -94,7 +94,6 @@ class Estimate(NamedTuple):
             "processes": self.processes,
             "available_memory_bytes": self.available_memory,
             "free_disk_bytes": self.free_disk,
-            "not_estimated": list(self.left_out),
             "advice": list(self.advice),
             "works": [{**work._asdict(), "seconds": work.seconds} for work in self.works],
             "provenance": self.machine,
@@ -150,7 +149,6 @@ def estimate(config: DictConfig) -> Estimate:
         processes=world,
         available_memory=available,
         free_disk=shutil.disk_usage(run_dir).free,
-        left_out=tuple(set(settings["stages"]) - set(ESTIMATED)),
         machine=provenance(own),
     )
 
@@ -180,11 +178,17 @@ def works_of(run: Run, folder: Path) -> list[Work]:
     Raises:
         InputError: If memory runs out in a part, naming what to lower.
     """
-    stages, found = run.settings["stages"], list[Work]()
-    parts = {"distill": works_of_sets, "evaluate": probe_students, "score": probe_scores}
-    parts["relabel"] = partial(probe_labels, folder=folder)
-    for stage in ESTIMATED:
-        if stage in stages:
+    found = list[Work]()
+    parts: dict[str, Callable[[Run], Iterator[Work]]] = {
+        "distill": works_of_sets,
+        "relabel": partial(probe_labels, folder=folder),
+        "evaluate": probe_students,
+        "audit": probe_audit,
+        "score": probe_scores,
+        "report": probe_report,
+    }
+    for stage in STAGES:
+        if stage in run.settings["stages"]:
             measure = partial(_collect, found, parts[stage], run)
             explained(stage, measure, partial(memory_advice, run, stage))
     return found

@@ -81,8 +81,6 @@ def lines_of(found: Estimate) -> list[str]:
         f"{gigabytes(found.memory)}, {gigabytes(found.available_memory)} are free; disk "
         f"{gigabytes(found.disk)}, {gigabytes(found.free_disk)} are free"
     ]
-    if found.left_out:
-        lines.append(f"not estimated: {', '.join(sorted(found.left_out))}")
     return [*lines, *(f"does not fit: {line}" for line in found.advice)]
 
 

@@ -20,9 +20,10 @@ from geodm_lightning.methods import Method
 from geodm_lightning.provenance import provenance
 from geodm_lightning.reporting.progress import counted
 from geodm_lightning.reporting.score import diverged
+from geodm_lightning.stages.cohorts import Trial, num_students
 from geodm_lightning.stages.run import CONSOLE, Run
 from geodm_lightning.stages.score_cells import cells_of
-from geodm_lightning.stages.trials import Bench, Trial, TrialResult, num_students, run_trial
+from geodm_lightning.stages.trials import Bench, TrialResult, run_trial
 from geodm_lightning.types import InputError
 
 MADE = ("matching", "generation", "imported")

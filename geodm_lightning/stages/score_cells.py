@@ -20,11 +20,12 @@ from geodm_lightning.labels.labeller import Labeller, OnlineLabels
 from geodm_lightning.methods import Method
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.stages.candidates import candidate_of
+from geodm_lightning.stages.cohorts import Trial
 from geodm_lightning.stages.imported import OWN
 from geodm_lightning.stages.lessons import Lesson, own_labels
 from geodm_lightning.stages.run import Run
 from geodm_lightning.stages.sets import as_distilled_set, gathered
-from geodm_lightning.stages.trials import Trial, without_augmentation
+from geodm_lightning.stages.trials import without_augmentation
 
 
 class Taught(NamedTuple):
@@ -42,10 +43,6 @@ class Taught(NamedTuple):
 def cells_of(run: Run, row: Method, *, rest: ImageTable, protocol: Protocol) -> list[Trial]:
     """Return the cells that both scores of a set need.
 
-    Teachers label the set and random images, with augmentation and without. Labels that came
-    with a set are of its own images, or of given views of them, so they make one cell: of
-    random images, and without augmentation, students learn the classes.
-
     Args:
         run: The run.
         row: Row of the set.
@@ -56,9 +53,35 @@ def cells_of(run: Run, row: Method, *, rest: ImageTable, protocol: Protocol) -> 
         InputError: If the first soft supervision asks for labels that the set came without.
     """
     candidate = candidate_of(run, row)
+    soft = soft_labels(run, row, candidate, protocol)
+    return taught_cells(run, row, candidate, soft, rest=rest, protocol=protocol)
+
+
+def taught_cells(
+    run: Run,
+    row: Method,
+    candidate: Candidate,
+    soft: Taught | None,
+    *,
+    rest: ImageTable,
+    protocol: Protocol,
+) -> list[Trial]:
+    """Return the cells of images that soft labels are known of.
+
+    Teachers label the set and random images, with augmentation and without. Labels that came
+    with a set are of its own images, or of given views of them, so they make one cell: of
+    random images, and without augmentation, students learn the classes.
+
+    Args:
+        run: The run.
+        row: Row of the set.
+        candidate: Its images.
+        soft: What students learn beside the classes, None where there is nothing.
+        rest: Training images that are not held out.
+        protocol: How students are trained.
+    """
     random = random_candidate(run, row, rest, ipc=int(candidate.ipc or 1))
     own, reference = run.folder.students(f"scores/{row.key}"), run.folder.students("scores/random")
-    soft = soft_labels(run, row, candidate, protocol)
     is_own = soft is not None and soft.supervision.teachers == OWN
     shared = Taught() if soft is None or is_own else soft
     cells = []

@@ -6,18 +6,15 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from geodm_lightning.audit.options import ScoreOptions
 from geodm_lightning.data.table import ImageTable
-from geodm_lightning.evaluation.candidate import Candidate
 from geodm_lightning.evaluation.protocol import Protocol
 from geodm_lightning.evaluation.record import DivergedError
 from geodm_lightning.evaluation.students import evaluate_students
-from geodm_lightning.evaluation.supervision import HARD, Supervision
-from geodm_lightning.labels.labeller import Labeller
 from geodm_lightning.site import Site
+from geodm_lightning.stages.cohorts import Cohort, Trial, cohort_of
 from geodm_lightning.types import InputError
 
 PLAIN_VIEWS = {
@@ -26,43 +23,6 @@ PLAIN_VIEWS = {
     "flip": False,
     "cutmix_probability": 0.0,
 }
-
-
-class Trial(NamedTuple):
-    """One cell of a score.
-
-    Attributes:
-        images: ``"set"``, ``"random"`` or ``"whole"``.
-        candidate: What students are trained on.
-        chooser: What those are trained on that choose the rate: without the images they are
-            tested on.
-        protocol: How they are trained but for the rate.
-        folder: Where records of finished students are kept.
-        augmented: Whether it is the protocol's augmentation or none.
-        supervision: What they learn from.
-        labeller: Gives the teachers' answers, None for plain classes.
-    """
-
-    images: str
-    candidate: Candidate
-    chooser: Candidate
-    protocol: Protocol
-    folder: Path
-    augmented: bool = True
-    supervision: Supervision = HARD
-    labeller: Labeller | None = None
-
-    @property
-    def name(self) -> str:
-        """What the cell is called in files."""
-        augmentation = "augmented" if self.augmented else "plain"
-        return f"{self.images}/{self.supervision.name}/{augmentation}"
-
-    def identity(self) -> list[str]:
-        """Return what decides the outcome, beside seed, rates and test images."""
-        labels = "" if self.labeller is None else self.labeller.identity()
-        images = [self.candidate.digest, self.chooser.digest]
-        return [self.name, self.protocol.digest(), *images, self.supervision.digest(labels)]
 
 
 class TrialResult(NamedTuple):
@@ -127,17 +87,18 @@ def run_trial(trial: Trial, bench: Bench, advance: Callable[[int], None]) -> Tri
     options, own = bench.options, trial.protocol.lr
     chosen_on: dict[float, float | None] = {}
     for factor in options.rates:
-        protocol = replace(trial.protocol, lr=factor * own, num_students=options.students_per_rate)
+        choosing = cohort_of(trial, options, factor, role="choose")
         try:
-            result = _train(trial.chooser, trial, protocol, bench, test=bench.held_out)
-            chosen_on[factor] = statistics.fmean(result)
+            chosen_on[factor] = statistics.fmean(
+                _train(choosing, trial, bench, test=bench.held_out)
+            )
         except DivergedError:
             chosen_on[factor] = None
-        advance(protocol.num_students)
+        advance(options.students_per_rate)
     factor = best_rate(chosen_on, trial)
-    protocol = replace(trial.protocol, lr=factor * own)
+    testing = cohort_of(trial, options, factor, role="test")
     try:
-        accuracies = _train(trial.candidate, trial, protocol, bench, test=bench.test)
+        accuracies = _train(testing, trial, bench, test=bench.test)
     except DivergedError as error:
         hint = f"chosen among scores.rates was {factor:g} times the protocol's rate; leave it out"
         raise InputError(f"{error}; {hint}") from error
@@ -167,25 +128,16 @@ def best_rate(chosen_on: Mapping[float, float | None], trial: Trial) -> float:
     return max(ended, key=lambda f: (ended[f], -abs(math.log(f)), -f))
 
 
-def num_students(trial: Trial, options: ScoreOptions) -> int:
-    """Return how many students a cell takes."""
-    return len(options.rates) * options.students_per_rate + trial.protocol.num_students
-
-
-def _train(
-    candidate: Candidate, trial: Trial, protocol: Protocol, bench: Bench, *, test: ImageTable
-) -> list[float]:
-    choosing = test is bench.held_out
-    part = f"held_out_{bench.options.validation:g}" if choosing else "test"
-    shared: dict[str, Any] = {"seed": bench.seed, "site": bench.site}
+def _train(cohort: Cohort, trial: Trial, bench: Bench, *, test: ImageTable) -> list[float]:
     result = evaluate_students(
-        candidate,
+        cohort.candidate,
         test=test,
-        protocol=protocol,
-        folder=trial.folder / part,
+        protocol=cohort.protocol,
+        seed=bench.seed,
+        folder=cohort.folder,
+        site=bench.site,
         supervision=trial.supervision,
         labeller=trial.labeller,
         together=bench.together,
-        **shared,
     )
     return [student.accuracy for student in result.students]
