@@ -3,11 +3,12 @@
     OMP_NUM_THREADS=1 python benchmarks/students.py --output benchmarks/results/students_cpu.json
     python benchmarks/students.py --device cuda --output benchmarks/results/students_gpu.json
 
-Students of protocol A on ten images per class at the shapes of the digits and of CIFAR-10 (random
-pixels). Groups of every size make a few steps in turns inside one process of one thread; then as
-many students are dealt to processes of one thread each. Times are those of the steps, with the
-making of their batches and all of Lightning, without the start of a training and without its
-first step. On a GPU a training step of all students is also captured as a CUDA graph and replayed.
+Twenty students of protocol A on ten images per class at the shapes of the digits and of CIFAR-10
+(random pixels). On a CPU they are dealt to processes of one thread each, and within a process to
+groups that are trained by the same steps; every way takes its turn. Times are those of the steps,
+with the making of their batches and all of Lightning, without the start of a training and without
+its first step. On a GPU groups make their steps in one process, and a training step of all
+students is also captured as a CUDA graph and replayed.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ IPC = 10
 
 
 class Shape(NamedTuple):
-    """Whose images, how wide the network is, how many steps of a turn are timed, of how many."""
+    """Whose images, how wide the network is, how many steps are timed, sizes of groups tried."""
 
     dataset: str
     width: int
     steps: int
-    students: tuple[int, ...] = (10, 20)
+    sizes: tuple[int, ...]
 
 
 class Seconds(NamedTuple):
@@ -56,10 +57,22 @@ class Seconds(NamedTuple):
     processor: float
 
 
+class Way(NamedTuple):
+    """Processes that share the students, and students of each that are trained at once."""
+
+    processes: int
+    size: int
+
+    def __str__(self) -> str:
+        several = "processes" if self.processes > 1 else "process"
+        return f"{self.processes} {several}, {self.size} at once"
+
+
+BASE = Way(1, 1)
 SHAPES = {
-    "digits, width 32": Shape("digits", 32, 16),
-    "CIFAR-10, width 32": Shape("cifar10", 32, 3),
-    "CIFAR-10, width 128": Shape("cifar10", 128, 1, (10,)),
+    "digits, width 32": Shape("digits", 32, 8, (1, 2, 5, 10, 20)),
+    "CIFAR-10, width 32": Shape("cifar10", 32, 2, (1, 2, 5, 10, 20)),
+    "CIFAR-10, width 128": Shape("cifar10", 128, 1, (1, 20)),
 }
 
 
@@ -83,58 +96,73 @@ def seconds_of(course: Course, indices: list[int], size: int, device: torch.devi
     return Seconds(wall, processor)
 
 
-def in_process(shape: Shape, indices: list[int], size: int) -> Seconds:
-    """Do the share of one process, of one thread."""
+def in_process(shape: Shape, indices: list[int], size: int) -> tuple[int, Seconds]:
+    """Do the share of one process, of one thread, and say which process it was."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    return seconds_of(course_of(shape, torch.device("cpu")), indices, size, torch.device("cpu"))
+    device = torch.device("cpu")
+    return os.getpid(), seconds_of(course_of(shape, device), indices, size, device)
 
 
-def spread(
-    pool: ProcessPoolExecutor, shape: Shape, num_students: int, processes: int, size: int
-) -> Seconds:
+def spread(pool: ProcessPoolExecutor, shape: Shape, num_students: int, way: Way) -> Seconds:
     """Deal students to processes and return the seconds of the slowest."""
-    shares = [list(range(rank, num_students, processes)) for rank in range(processes)]
-    tasks = [pool.submit(in_process, shape, share, min(size, len(share))) for share in shares]
+    shares = [list(range(rank, num_students, way.processes)) for rank in range(way.processes)]
+    tasks = [pool.submit(in_process, shape, share, way.size) for share in shares]
     done = [task.result() for task in tasks]
-    return Seconds(max(d.wall for d in done), max(d.processor for d in done))
+    if len({process for process, _ in done}) < way.processes:
+        raise RuntimeError(f"{way}: a process did the shares of two")
+    return Seconds(*(max(numbers) for numbers in zip(*(own for _, own in done), strict=True)))
 
 
-def measure_shape(shape: Shape, arguments: argparse.Namespace, num_students: int) -> dict[str, Any]:
-    """Time every way of training so many students, in turns."""
-    device = torch.device(arguments.device)
-    course, indices = course_of(shape, device), list(range(num_students))
-    sizes = [size for size in (1, 2, 5, 10, 20) if size <= num_students]
+def begin(pool: ProcessPoolExecutor, count: int) -> None:
+    """Wait until so many processes have started; one that is late would leave its share to others.
+
+    Starting takes seconds, and the tasks that wait for it a moment.
+    """
+    started: set[int] = set()
+    while len(started) < count:
+        tasks = [pool.submit(tell_process) for _ in range(count)]
+        started = {task.result() for task in tasks}
+
+
+def tell_process() -> int:
+    """Say which process this is, after long enough for others to be asked too."""
+    time.sleep(0.2)
+    return os.getpid()
+
+
+def ways_of(shape: Shape, num_students: int, processes: list[int]) -> list[Way]:
+    """Return the ways to be tried: all groups in one process, the extremes in several."""
+    ways = [Way(1, size) for size in shape.sizes if size <= num_students]
+    for count in processes:
+        ways += [Way(count, 1), Way(count, -(-num_students // count))]
+    return list(dict.fromkeys(ways))
+
+
+def on_processes(shape: Shape, arguments: argparse.Namespace) -> dict[str, list[Seconds]]:
+    """Time all ways of training students on a CPU, in turns."""
     times: dict[str, list[Seconds]] = defaultdict(list)
-    for turn in range(arguments.repeats):
-        for size in sizes:
-            times[f"{size} at once"].append(seconds_of(course, indices, size, device))
-        if device.type == "cuda":
-            seconds, difference = captured(course, num_students, device)
-            times["all at once, captured"].append(Seconds(seconds, seconds))
-            if difference > 1e-3:
-                raise RuntimeError(f"replayed weights differ by {difference} in turn {turn}")
-    found = compared(times, "1 at once", shape.steps * num_students)
-    if device.type == "cpu" and arguments.processes:
-        best = min(sizes, key=lambda size: found[f"{size} at once"]["ms of the processor"])
-        spread_times = time_processes(shape, arguments, num_students, {1, best})
-        found |= compared(spread_times, "1 of 1 processes", shape.steps * num_students)
-    return found
-
-
-def time_processes(
-    shape: Shape, arguments: argparse.Namespace, num_students: int, sizes: set[int]
-) -> dict[str, list[Seconds]]:
-    """Time students spread over processes, in turns; the first turn starts them."""
-    times: dict[str, list[Seconds]] = defaultdict(list)
-    context, most = multiprocessing.get_context("spawn"), max(arguments.processes)
+    most, context = max(arguments.processes), multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(most, mp_context=context) as pool:
-        spread(pool, shape, most, most, 1)
+        begin(pool, most)
         for _ in range(arguments.repeats):
-            for count in arguments.processes:
-                for size in sizes:
-                    seconds = spread(pool, shape, num_students, count, size)
-                    times[f"{size} of {count} processes"].append(seconds)
+            for way in ways_of(shape, arguments.students, arguments.processes):
+                times[str(way)].append(spread(pool, shape, arguments.students, way))
+    return times
+
+
+def on_gpu(shape: Shape, arguments: argparse.Namespace) -> dict[str, list[Seconds]]:
+    """Time groups of students on a GPU, and all of them as a captured graph, in turns."""
+    times: dict[str, list[Seconds]] = defaultdict(list)
+    device, num_students = torch.device("cuda"), arguments.students
+    course, indices = course_of(shape, device), list(range(num_students))
+    for turn in range(arguments.repeats):
+        for way in ways_of(shape, num_students, [1]):
+            times[str(way)].append(seconds_of(course, indices, way.size, device))
+        seconds, difference = captured(course, num_students, device)
+        times["all at once, captured"].append(Seconds(seconds, seconds))
+        if difference > 1e-3:
+            raise RuntimeError(f"replayed weights differ by {difference} in turn {turn}")
     return times
 
 
@@ -154,27 +182,28 @@ def compared(times: dict[str, list[Seconds]], base: str, steps: int) -> dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--students", type=int, nargs="+", help="those of the shapes if not given")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--students", type=int, default=20)
+    defaults = ["digits, width 32", "CIFAR-10, width 128"]
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=defaults)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     load = os.getloadavg()[0]  # programs that were running beside this one
     torch.set_num_threads(1)
     keep_freed_memory()
+    measure = on_gpu if arguments.device == "cuda" else on_processes
+    shapes = {name: SHAPES[name] for name in arguments.shapes}
     measured = {
-        name: {
-            f"{count} students": measure_shape(SHAPES[name], arguments, count)
-            for count in arguments.students or SHAPES[name].students
-        }
-        for name in arguments.shapes
+        name: compared(measure(shape, arguments), str(BASE), shape.steps * arguments.students)
+        for name, shape in shapes.items()
     }
     result = {
         "ipc": IPC,
         "protocol": "A",
+        "students": arguments.students,
         "threads per process": 1,
         "repeats": arguments.repeats,
         "load before": load,
