@@ -24,7 +24,7 @@ from geodm_lightning.provenance import provenance
 from geodm_lightning.reporting.tracking import wandb_tracker
 from geodm_lightning.run_folder import RunFolder
 from geodm_lightning.settings import check_settings, choose_accelerator, shortened
-from geodm_lightning.site import Site, open_site
+from geodm_lightning.site import Site, open_site, settled_precision
 from geodm_lightning.stages.audit import audit
 from geodm_lightning.stages.distill import distill
 from geodm_lightning.stages.evaluate import evaluate
@@ -70,6 +70,7 @@ def prepare(config: DictConfig, *, device: torch.device | None = None) -> Prepar
     values: Any = OmegaConf.to_container(config, resolve=True)
     check_settings(values)
     settings = without_held_out(shortened(values))
+    settings = with_precision_used(settings)
     made = [row for row in methods_of(settings) if row.kind in ("matching", "generation")]
     for row in made:
         check_settings(row.settings)
@@ -115,7 +116,7 @@ def run(config: DictConfig, *, command: Sequence[str] | None = None) -> float | 
         return accuracy_of(settings, prepared.seeds)
     site = open_site(
         prepared.accelerator,
-        precision=settings["trainer"]["precision"],
+        precision=config.trainer.precision,  # as asked for
         threads=settings["trainer"]["threads"],
         processes=processes.join_processes(prepared.accelerator),
     )
@@ -140,6 +141,17 @@ def without_held_out(settings: dict[str, Any]) -> dict[str, Any]:
         return {**settings, "cache_dir": f"{settings['cache_dir']}/validation_{share}"}
     data = {key: value for key, value in data.items() if key != "validation"}
     return {**settings, "data": data}
+
+
+def with_precision_used(settings: dict[str, Any]) -> dict[str, Any]:
+    """Write into the settings what networks are computed in on this machine.
+
+    So a folder that was begun in one precision is not gone on with in another.
+    """
+    trainer = settings["trainer"]
+    device = processes.own_device(choose_accelerator(trainer))
+    used = settled_precision(trainer["precision"], device)
+    return {**settings, "trainer": {**trainer, "precision": used}}
 
 
 def check_logger(settings: dict[str, Any]) -> None:
@@ -180,7 +192,7 @@ def run_seed(settings: dict[str, Any], data: RealDataModule, site: Site) -> Run:
     """Run the configured stages for one seed and return the run."""
     run = Run(settings, folder_of(settings, settings["seed"]), data, site)
     if site.processes.is_main:
-        run.folder.open(settings, provenance(site.device))
+        run.folder.open(settings, provenance(*site[:2]))
     stages = {
         "distill": distill,
         "relabel": relabel,

@@ -19,11 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent  # of the project
 LIBRARIES = ("torch", "torchvision", "lightning", "geoopt", "POT", "timm", "scikit-learn", "numpy")
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(device: torch.device, precision: str = "32-true") -> dict[str, Any]:
     """Describe program, libraries and machine of this process.
 
     Args:
         device: Device the run computes on.
+        precision: What networks are computed in there.
 
     Returns:
         Plain values for JSON; ``revision`` is null outside a git checkout.
@@ -37,6 +38,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "libraries": {name: metadata.version(name) for name in LIBRARIES},
         "platform": platform.platform(),
         "device": device_name(device),
+        "precision": precision,
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),

@@ -115,7 +115,7 @@ CHOICES = {
     "gates": ("refuse", "warn"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
     "trainer.strategy": ("auto", "ddp"),
-    "trainer.precision": ("32-true", "bf16-mixed"),
+    "trainer.precision": ("auto", "32-true", "bf16-mixed", "bf16-emulated"),
     "logger.kind": ("csv", "wandb"),
     "pool.kind": ("random", "trained"),
     "generator.sampler": ("ddpm", "ddim"),

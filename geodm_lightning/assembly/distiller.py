@@ -106,6 +106,7 @@ def fit_to_real(
         folder=Path(settings["cache_dir"]),
         identity={
             **identity,
+            **site.identity,
             "pretraining": trained and pretrain_settings(settings, for_herding=False)._asdict(),
             "data": real.table.spec._asdict(),
             "augmentation": settings["distiller"]["augmentation"],

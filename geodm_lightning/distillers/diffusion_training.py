@@ -137,6 +137,7 @@ def trained_model(
     """
     identity = {
         **identity,
+        **site.identity,
         "num_steps": num_steps,
         "batch_size": batch_size,
         "resolution": resolution,

@@ -88,7 +88,7 @@ def pretrained_states(
     Raises:
         InputError: If a file of the pool is damaged or the folder cannot be written.
     """
-    identity = {**identity, "settings": settings._asdict(), "seed": seed}
+    identity = {**identity, **site.identity, "settings": settings._asdict(), "seed": seed}
     name = f"{table.spec.name}-{name_of(identity)}"
     paths = [folder / name / f"network_{index:02d}.ckpt" for index in range(count)]
     for index in range(count)[site.processes.rank :: site.processes.world_size]:

@@ -23,7 +23,7 @@ def merge_results(results: Sequence[EvaluationResult]) -> EvaluationResult:
     Raises:
         InputError: If there is nothing to merge, a student appears twice, or the results differ
             in method, data set, images per class, protocol, schedule, supervision, teachers,
-            architecture or the images they were tested on.
+            architecture, precision or the images they were tested on.
     """
     if not results:
         raise InputError("no results to merge; name at least one evaluated run")
@@ -43,7 +43,7 @@ def merge_results(results: Sequence[EvaluationResult]) -> EvaluationResult:
 
 def _require_alike(first: EvaluationResult, other: EvaluationResult) -> None:
     shared = ("method", "label", "dataset", "ipc", "num_images", "schedule_share", "teachers")
-    for name in (*shared, "supervision", "architecture", "tested_on"):
+    for name in (*shared, "supervision", "architecture", "precision", "tested_on"):
         ours, theirs = getattr(first, name), getattr(other, name)
         if ours != theirs:
             raise InputError(f"cannot merge results of {name} {ours!r} and {theirs!r}")

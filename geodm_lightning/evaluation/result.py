@@ -96,8 +96,17 @@ class EvaluationResult:
     @property
     def tested_on(self) -> str:
         """``"test"`` images, or those of training held out for ``"validation"``."""
+        return self._told("tested_on", "test")
+
+    @property
+    def precision(self) -> str:
+        """What networks were computed in; ``"32-true"`` where an older result does not tell."""
+        return self._told("precision", "32-true")
+
+    def _told(self, key: str, default: str) -> str:
+        """Look something up in the provenance, of several seeds in that of any."""
         parts = [self.provenance, *(v for v in self.provenance.values() if isinstance(v, dict))]
-        return next((str(part["tested_on"]) for part in parts if "tested_on" in part), "test")
+        return next((str(part[key]) for part in parts if key in part), default)
 
     @property
     def seeds(self) -> tuple[int, ...]:

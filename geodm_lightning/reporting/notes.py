@@ -129,6 +129,7 @@ def notes(results: Sequence[EvaluationResult]) -> tuple[str, ...]:
         *_architecture_notes(results),
         f"Accuracy on {_tested_images(results)} after the last epoch, mean ± sample standard "
         "deviation over all students.",
+        *_precision_notes(results),
         *_spread_notes(results),
         *interval_notes(results),
         f"Students: {share(protocol.fraction)} of the published epochs.",
@@ -145,6 +146,15 @@ def _tested_images(results: Sequence[EvaluationResult]) -> str:
     """Say which images the students of a table were tested on."""
     validated = results[0].tested_on == "validation"
     return "held-out training images, not the test images," if validated else "the test images"
+
+
+def _precision_notes(results: Sequence[EvaluationResult]) -> list[str]:
+    """Say which rows were computed in another precision than float32, where some were."""
+    labels: dict[str, dict[str, None]] = {}
+    for result in results:
+        if result.precision != "32-true":
+            labels.setdefault(result.precision, {})[result.label] = None
+    return [f"Trained in {precision}: {', '.join(names)}." for precision, names in labels.items()]
 
 
 def _supervision_notes(results: Sequence[EvaluationResult]) -> list[str]:

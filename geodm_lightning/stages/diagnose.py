@@ -109,7 +109,7 @@ def diagnose_data(values: dict[str, Any]) -> Path:
         "rows": [row._asdict() for row in rows],
         "proposal": {"features": chosen.name, **chosen.proposal._asdict()},
         "override": override_of(chosen.proposal),
-        "provenance": provenance(site.device),
+        "provenance": provenance(*site[:2]),
     }
     return write_json(Path(settings["run_dir"]) / "diagnosis" / f"{data.spec.name}.json", record)
 

@@ -52,7 +52,7 @@ def evaluate(run: Run) -> Path:
             teachers=lesson.teachers,
             callbacks=student_callbacks(run, lesson, protocol.num_students),
             loggers=partial(student_loggers, run, lesson),
-            provenance={**provenance(run.site.device), **run.data.provenance},
+            provenance={**provenance(*run.site[:2]), **run.data.provenance},
             together=run.settings["evaluation"].get("together", 1),
             report=report,
         )

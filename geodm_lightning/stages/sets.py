@@ -115,7 +115,7 @@ def as_distilled_set(
         "schedule": run.settings["schedule"]["name"],
         **extra,
         "config": method.settings,
-        "provenance": provenance(run.site.device),
+        "provenance": provenance(*run.site[:2]),
     }
     labels = class_major_labels(num_classes, ipc)
     images = images if images.dtype == torch.uint8 else images.float()

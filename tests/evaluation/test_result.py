@@ -39,6 +39,16 @@ def test_merging_seeds_by_hand(make_result):
     assert merged.provenance == {"0": {"host": "machine 0"}, "1": {"host": "machine 1"}}
 
 
+def test_seeds_of_two_precisions_are_not_merged(make_result):
+    """An older result, which does not tell, is of float32."""
+    old, rounded = make_result(0.5), make_result(0.6, seed=1)
+    rounded = replace(rounded, provenance={"precision": "bf16-mixed"})
+    with pytest.raises(InputError, match="of precision '32-true' and 'bf16-mixed'"):
+        merge_results([old, rounded])
+    alike = replace(make_result(0.6, seed=2), provenance={"precision": "bf16-mixed"})
+    assert merge_results([rounded, alike]).precision == "bf16-mixed"
+
+
 def test_interval_covers_the_mean_as_often_as_it_says():
     """Of intervals of normal draws 95 in 100 hold the true mean, within four deviations."""
     draws = np.random.default_rng(0).normal(0.5, 0.02, size=(4000, 4))

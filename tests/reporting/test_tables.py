@@ -200,6 +200,15 @@ def test_validation_and_test_images_stand_in_no_one_table(make_result):
         build_table([make_result("DM", 0.5), held_out])
 
 
+def test_a_table_says_which_rows_are_not_in_float32(make_result):
+    plain, rounded = (
+        make_result(label, 0.5, provenance={"precision": precision})
+        for label, precision in (("DM", "32-true"), ("GeoDM", "bf16-mixed"))
+    )
+    assert "Trained in bf16-mixed: GeoDM." in build_table([plain, rounded]).notes
+    assert not any("Trained in" in n for n in build_table([plain, make_result("M3D", 0.5)]).notes)
+
+
 def test_one_supervision_is_a_plain_table_that_names_it(make_result):
     table = build_table([make_result("DM", 0.5, supervision=LIA, teachers=("a",))])
     assert table.rows == (("DM", "10", "50.0", "1", "1"),)
