@@ -50,8 +50,9 @@ def build_network(
         channels: Colour channels of the images.
         resolution: Height and width of the images in pixels.
         generator: Source of the weights; no other randomness is read or changed.
-        options: Passed to :class:`ConvNet` (``depth``, ``width``), to :class:`ResNet`
-            (``width``), to :class:`ViT` (``depth``, ``width``, ``patch``) or to the timm model.
+        options: Passed to :class:`ConvNet` (``depth``, ``width``, ``convolution``), to
+            :class:`ResNet` (``width``), to :class:`ViT` (``depth``, ``width``, ``patch``) or to
+            the timm model.
 
     Returns:
         A network on the CPU, in train mode.
@@ -82,7 +83,7 @@ def build_network(
         return kind(**shape, generator=generator, **options)
     if match := re.fullmatch(r"convnet_d(\d)", name):
         options = {"depth": int(match[1]), **options}
-    _check_options(options, "ConvNet", ("depth", "width"))
+    _check_options(options, "ConvNet", ("depth", "width", "convolution"))
     return ConvNet(**shape, generator=generator, **options)
 
 

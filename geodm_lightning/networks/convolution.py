@@ -1,0 +1,109 @@
+"""The convolution of our networks: Winograd's on a CPU where it is faster, PyTorch's elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from geodm_lightning.networks import winograd
+from geodm_lightning.types import InputError
+
+Algorithm = Literal["auto", "direct"]
+ALGORITHMS = ("auto", "direct")
+NARROWEST = (
+    64  # channels in and out from which Winograd's measured faster, at any number of threads
+)
+MOST_PADDING = 1.5  # pixels of the tiles for one of the result
+
+
+class Convolution(nn.Conv2d):
+    """A two-dimensional convolution with the parameters of ``nn.Conv2d``.
+
+    The algorithm follows from shapes, device and precision alone, never from a timing, so a run
+    that is resumed goes on with the same bits.
+
+    Args:
+        inputs: Channels in.
+        outputs: Channels out.
+        kernel_size: Height and width of the kernels in pixels.
+        algorithm: ``"auto"`` takes Winograd's where :func:`takes_winograd` says so,
+            ``"direct"`` PyTorch's everywhere.
+        channels_last: Leave the channels of Winograd's result together in memory, for what
+            follows to take; otherwise they lie as those of the maps that came in.
+        device: Where the parameters live; the CPU if None.
+        options: Further keywords of ``nn.Conv2d``.
+
+    Raises:
+        InputError: If the algorithm is unknown.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int,
+        *,
+        algorithm: Algorithm = "auto",
+        channels_last: bool = False,
+        device: torch.device | str | None = None,
+        **options: Any,
+    ) -> None:
+        if algorithm not in ALGORITHMS:
+            raise InputError(f"convolution must be auto or direct, got {algorithm!r}")
+        super().__init__(inputs, outputs, kernel_size, device=device, **options)
+        self.algorithm = algorithm
+        self.channels_last = channels_last
+
+    @property
+    def may_take_winograd(self) -> bool:
+        """Whether the layer is ungrouped, 3×3, of stride 1 and wide enough for Winograd's."""
+        return (
+            self.algorithm == "auto"
+            and self.kernel_size == (3, 3)
+            and self.stride == self.dilation == (1, 1)
+            and self.padding in ((0, 0), (1, 1), (2, 2))
+            and self.padding_mode == "zeros"
+            and self.groups == 1
+            and min(self.in_channels, self.out_channels) >= NARROWEST
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``(n, C, H, W)`` to ``(n, K, h, w)``."""
+        if not takes_winograd(self, input):
+            return super().forward(input)
+        result = winograd.convolve(input, self.weight, self.bias, padding=int(self.padding[0]))
+        keeps = not self.channels_last and input.is_contiguous()
+        return result.contiguous() if keeps else result
+
+
+def takes_winograd(convolution: Convolution, maps: Tensor) -> bool:
+    """Whether Winograd's convolution is as good as PyTorch's here, and faster.
+
+    It is for 3×3 kernels at stride 1 between at least 64 channels each, in float32 on a CPU,
+    where the tiles are not mostly padding. The transforms of ``torch.func`` and autocast take
+    PyTorch's.
+    """
+    return (
+        convolution.may_take_winograd
+        and is_plain(maps, convolution.weight)
+        and _is_filled(maps, int(convolution.padding[0]))
+    )
+
+
+def is_plain(maps: Tensor, weight: Tensor) -> bool:
+    """Whether both are float32 on a CPU, and no transform or autocast is at work."""
+    return (
+        not torch.compiler.is_compiling()
+        and maps.device.type == weight.device.type == "cpu"
+        and maps.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _is_filled(maps: Tensor, padding: int) -> bool:
+    """Whether the tiles of the result are not mostly padding."""
+    sides = [side + 2 * padding - 2 for side in maps.shape[2:]]
+    return min(sides) > 0 and winograd.pixels_of_tiles(sides) <= MOST_PADDING * sides[0] * sides[1]
