@@ -17,6 +17,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
+from geodm_lightning.sweeps.devices import OnOwnDevice
 from geodm_lightning.types import InputError
 
 if TYPE_CHECKING:
@@ -67,11 +68,8 @@ class StudySweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Take over what Hydra composed, and its launcher."""
-        self._context, self._config = hydra_context, config
-        self._launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        """Take over what Hydra composed, and what a trial runs."""
+        self._context, self._config, self._task = hydra_context, config, task_function
 
     def sweep(self, arguments: list[str]) -> float | None:
         """Run what is missing of the sweep.
@@ -88,6 +86,7 @@ class StudySweeper(Sweeper):
         from geodm_lightning.processes import take_children_along
         from geodm_lightning.sweeps.experiment import AS_IT_STANDS, Experiment, placed
         from geodm_lightning.sweeps.file import read_space
+        from geodm_lightning.sweeps.locks import TRACES
         from geodm_lightning.sweeps.trials import open_trials
 
         if importlib.util.find_spec("optuna") is None:
@@ -103,6 +102,7 @@ class StudySweeper(Sweeper):
         with read_write(self._config):
             self._config.hydra.sweep.dir = str(folder)  # what a launcher writes goes there, too
         take_children_along()
+        self._set_up_launcher(folder / TRACES, num_jobs)
         with open_trials(
             folder.with_name(f"{name}.sqlite"),
             space,
@@ -116,6 +116,17 @@ class StudySweeper(Sweeper):
             if trials.best is None and trials.failures:
                 raise InputError(failed(trials.failures))
             return trials.best
+
+    def _set_up_launcher(self, traces: Path, num_jobs: int) -> None:
+        """Make the launcher; where it starts processes here, each has GPUs of its own."""
+        from geodm_lightning.processes import slots, visible_gpus
+
+        task = self._task
+        if "n_jobs" in self._config.hydra.launcher and (devices := visible_gpus()):
+            task = OnOwnDevice(task, traces, slots(num_jobs, devices=devices))
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self._context, task_function=task, config=self._config
+        )
 
     def _work(self, trials: Trials, experiment: Experiment, num_jobs: int) -> None:
         """Run trials until there are none left to begin."""

@@ -70,32 +70,6 @@ def run_command_line(overrides: Sequence[str], *, launcher: str | None = None) -
     return (sys.executable, str(SCRIPT), *through, *overrides)
 
 
-def slots(jobs: int, *, devices: Sequence[str]) -> list[dict[str, str]]:
-    """Return the environment of each of several processes at once.
-
-    Args:
-        jobs: Processes at once.
-        devices: GPUs to deal out, all of them, so that a run may start a process on each of its
-            own; empty where there are none, then cores are shared.
-    """
-    if devices:
-        dealt = [devices[k::jobs] or [devices[k % len(devices)]] for k in range(jobs)]
-        return [{"CUDA_VISIBLE_DEVICES": ",".join(own)} for own in dealt]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    return [{"OMP_NUM_THREADS": str(threads)} if jobs > 1 else {} for _ in range(jobs)]
-
-
-def visible_gpus() -> list[str]:
-    """Return the names of the GPUs that this process may use."""
-    import torch
-
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    if chosen:
-        return [name.strip() for name in chosen.split(",") if name.strip()][:count]
-    return [str(number) for number in range(count)]
-
-
 def launch(
     jobs: Sequence[Job],
     *,

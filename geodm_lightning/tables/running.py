@@ -11,15 +11,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from geodm_lightning.tables.launch import (
-    LOG,
-    Job,
-    Outcome,
-    launch,
-    run_command_line,
-    slots,
-    visible_gpus,
-)
+from geodm_lightning.processes import slots, visible_gpus
+from geodm_lightning.tables.launch import LOG, Job, Outcome, launch, run_command_line
 from geodm_lightning.tables.plan import Plan
 from geodm_lightning.tables.state import DONE, REFUSED, RunState
 

@@ -1,9 +1,11 @@
 """A Hydra application whose accuracy is a known function of the two curvatures.
 
-It is ``experiments/run.py`` with a run of no length: every run is counted in ``RUN_DIR/log.txt``.
+It is ``experiments/run.py`` with a run of no length: every run is counted in ``RUN_DIR/log.txt``,
+its process and GPUs in ``RUN_DIR/devices.txt``.
 """
 
 import math
+import os
 import time
 from pathlib import Path
 
@@ -30,6 +32,8 @@ def main(config: DictConfig) -> float:
         curvature, failure = config.geometry.curvature, config.schedule.name
         with (Path(config.run_dir) / "log.txt").open("a") as log:
             log.write(f"{config.name}\n")
+        with (Path(config.run_dir) / "devices.txt").open("a") as told:
+            told.write(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}\n")
         time.sleep(0.01 * (config.ipc - 1))
         if failure == "refused" and curvature.hyperbolic > 1:
             raise InputError(f"no curvature {curvature.hyperbolic}, use 1 or less")
@@ -42,4 +46,4 @@ def main(config: DictConfig) -> float:
 
 if __name__ == "__main__":
     register_sweeper()
-    run_command(main)
+    run_command(main, usage=__doc__)

@@ -36,7 +36,7 @@ def sweep(tmp_path, monkeypatch):
         arguments = run_arguments([str(space), f"run_dir={tmp_path}", *overrides])
         monkeypatch.setattr(sys, "argv", ["curve.py", *arguments])
         register_sweeper()
-        run_command(curve.main)
+        run_command(curve.main, usage=curve.__doc__)
         return tmp_path / "curvature"
 
     return run

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from geodm_lightning.tables.launch import Job, last_line, launch, run_command_line, slots
+from geodm_lightning.processes import slots
+from geodm_lightning.tables.launch import Job, last_line, launch, run_command_line
 
 
 def job(name: str, folder, code: str) -> Job:
