@@ -70,8 +70,8 @@ class Shape(NamedTuple):
 SHAPES = {
     "cpu": {
         "CIFAR-10": Shape("cifar10", (3, 32, 32), 10, 256, 10, 256),
-        "Tiny-ImageNet": Shape("tiny_imagenet", (4, 8, 8), 2, 256, 2, 128),
-        "ImageNet-128": Shape("imagenette", (4, 16, 16), 2, 64, 2, 32),
+        "Tiny-ImageNet": Shape("tiny_imagenet", (4, 8, 8), 2, 128, 2, 128),
+        "ImageNet-128": Shape("imagenette", (4, 16, 16), 1, 64, 1, 32),
     },
     "cuda": {
         "CIFAR-10": Shape("cifar10", (3, 32, 32), 10, 256, 10, 256, 16, "xl"),

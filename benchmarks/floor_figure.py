@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INCH = 0.24  # height of a bar
-FRAME = 1.1  # height of what is around the bars of a panel, in inches
+FRAME = 1.2  # height of what is around the bars of a panel, in inches
 COLOURS = {"rest": "0.75"}  # others in the order of the panel
 
 
@@ -47,12 +47,21 @@ def draw(axes: Axes, rows: list[dict[str, Any]]) -> None:
             fontsize=7,
         )
     axes.axvline(1, color="black", linewidth=1)
+    axes.tick_params(labelsize=7)
     axes.set_yticks(places, [label(row) for row in rows], fontsize=7)
     axes.set_ylim(0.4, len(rows) + 0.6)
     axes.set_xlim(0, 1.12 * max(*starts, 1.0))
     axes.set_xlabel("time / floor")
-    axes.set_title(rows[0]["kernel"], fontsize=10)
-    axes.legend(fontsize=7, loc="best")
+    axes.set_title(rows[0]["kernel"], fontsize=10, loc="left", pad=18)
+    axes.legend(
+        fontsize=7,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=len(names) + 1,
+        frameon=False,
+        columnspacing=1,
+        handlelength=1,
+    )
 
 
 def columns(panels: list[list[dict[str, Any]]]) -> list[list[list[dict[str, Any]]]]:

@@ -16,7 +16,7 @@ from geodm_lightning.ledger import Ledger
 
 NAME = "matching step"
 FIRST = 1000  # iteration timed first: the ledger traces the memory of an early one
-SECTIONED = 2  # iterations measured section by section
+SECTIONED = 1  # iterations measured section by section
 
 
 def measure(
