@@ -5,7 +5,8 @@
 Random pixels of 3×32×32, ConvNet-3 of width 32, 8 real images of a class, 10 classes at once,
 three spaces with transport; every case is a start of its own, with one thread per process, so its
 processor seconds are hardly changed by other programs. What is beyond, a line through the points
-and plain arithmetic, is ``extrapolated``; ``benchmarks/scaling_figure.py`` draws the file.
+and plain arithmetic, is ``extrapolated``; ``benchmarks/scaling_figure.py`` draws the file and fills
+the tables of ``docs/scaling.md``.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def measure(case: Case) -> dict[str, Any]:
     keep_freed_memory()
     torch.set_num_threads(1)
     processes = Counting(*join_processes("cpu"))
+    build(Case(case.processes), processes)  # one class each: loads the libraries
     resident = peak_memory(torch.device("cpu"))
     distiller = build(case, processes)
     times, spent, sent = [], [], []
