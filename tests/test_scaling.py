@@ -69,12 +69,12 @@ def test_tables_are_of_the_file_and_take_the_place_of_older_ones(figure):
         for name in ("measured", "on paper")
         for side in ("begin", "end")
     ]
-    page = "\n".join(["above", marks[0], "of yesterday", marks[1], "between", *marks[2:], "below"])
+    page = "\n".join(["First.", marks[0], "of yesterday", marks[1], "Then.", *marks[2:], "Last."])
     filled = figure["filled"](page, content)
     assert "| 123.46 |" in filled
     assert "| 7.20 TB |" in filled
     assert "of yesterday" not in filled
-    assert all(filled.count(text) == 1 for text in ("above", "between", "below", *marks))
+    assert all(filled.count(text) == 1 for text in ("First.", "Then.", "Last.", *marks))
     assert figure["filled"](filled, content) == filled
     with pytest.raises(InputError, match=r"no lines <!-- begin of .*: on paper"):
         figure["filled"]("\n".join(marks[:2]), content)
