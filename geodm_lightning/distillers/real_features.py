@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from geodm_lightning.networks.pool import NetworkPool
 from geodm_lightning.randomness import keyed_generator
 
 CPU_CHUNK = 128  # real images a CPU embeds at once; more leave its caches and are slower
+CPU_PIECE = 2**18  # numbers in the images a CPU gathers and augments at once, or one class
 
 
 def couples_images(network: nn.Module) -> bool:
@@ -112,11 +113,25 @@ class RealFeatures:
     def _compute(self, classes: slice, iteration: int, ledger: Ledger) -> Tensor:
         with ledger.section("augment"):
             indices, draw = self.draw(iteration)
-            images = normalise(self.table.gather(indices[classes]), self.table.spec)
-            images = self.augmentation(images, draw.select(classes)).flatten(0, 1)
         with ledger.section("network"):
-            features = embed_in_chunks(self.pool.network(iteration), images)
-        return features.unflatten(0, (-1, indices.shape[1]))
+            network = self.pool.network(iteration)
+        features = []
+        for some in self._pieces(classes, indices.shape[1], network):
+            with ledger.section("augment"):
+                images = normalise(self.table.gather(indices[some]), self.table.spec)
+                images = self.augmentation(images, draw.select(some)).flatten(0, 1)
+            with ledger.section("network"):
+                features.append(embed_in_chunks(network, images))
+        return torch.cat(features).unflatten(0, (-1, indices.shape[1]))
+
+    def _pieces(self, classes: slice, num_real: int, network: nn.Module) -> Iterator[slice]:
+        """Yield the classes whose images are made together: on a CPU few, to stay in its caches."""
+        step = classes.stop - classes.start
+        if self.table.device.type == "cpu" and not couples_images(network):
+            spec = self.table.spec
+            step = max(CPU_PIECE // (num_real * spec.channels * spec.resolution**2), 1)
+        for start in range(classes.start, classes.stop, step):
+            yield slice(start, min(start + step, classes.stop))
 
 
 @torch.no_grad()
