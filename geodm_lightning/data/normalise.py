@@ -19,7 +19,7 @@ def normalise(images: Tensor, spec: DatasetSpec) -> Tensor:
         Normalised images of the same shape, differentiable.
     """
     mean, std = _statistics(images, spec)
-    return (images - mean) / std
+    return (images - mean).div_(std)
 
 
 def denormalise(images: Tensor, spec: DatasetSpec) -> Tensor:
@@ -33,7 +33,7 @@ def denormalise(images: Tensor, spec: DatasetSpec) -> Tensor:
         Images of the same shape in pixel units, differentiable.
     """
     mean, std = _statistics(images, spec)
-    return images * std + mean
+    return (images * std).add_(mean)
 
 
 def _statistics(images: Tensor, spec: DatasetSpec) -> tuple[Tensor, Tensor]:

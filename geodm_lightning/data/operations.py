@@ -30,20 +30,29 @@ ROTATE = 15.0  # degrees to either side
 
 
 def color(images: Tensor, draws: Tensor) -> Tensor:
-    """Change brightness, then saturation, then contrast; three draws per group."""
+    """Change brightness, then saturation, then contrast; three draws per group.
+
+    All three are affine in a pixel, its grey and the mean of its image, so that together they
+    are one product and one sum.
+    """
     brightness, saturation, contrast = draws.T[:, :, None, None, None, None]
-    images = images + (brightness - 0.5) * BRIGHTNESS
+    saturation, contrast = saturation * SATURATION, contrast + CONTRAST
     grey = images.mean(2, keepdim=True)
-    images = torch.lerp(grey, images, saturation * SATURATION)
-    mean = images.mean((2, 3, 4), keepdim=True)
-    return torch.lerp(mean, images, contrast + CONTRAST)
+    mean = grey.mean((3, 4), keepdim=True)
+    shift = (1 - contrast) * mean + (brightness - 0.5) * BRIGHTNESS
+    rest = torch.addcmul(shift, grey, contrast * (1 - saturation))
+    return (images * (contrast * saturation)).add_(rest)
 
 
 def crop(images: Tensor, draws: Tensor) -> Tensor:
     """Shift by whole pixels in both directions; two draws per group."""
     height, width = images.shape[-2:]
-    rows = _shifted(draws[:, 0], height)
-    columns = _shifted(draws[:, 1], width)
+    down, right = _shift(draws[:, 0], height), _shift(draws[:, 1], width)
+    if _is_one_on_cpu(draws):
+        y, x = int(down), int(right)
+        return F.pad(images, (-x, x, -y, y))
+    rows = torch.arange(height, device=draws.device) + down[:, None]
+    columns = torch.arange(width, device=draws.device) + right[:, None]
     inside = (rows[:, :, None] >= 0) & (rows[:, :, None] < height)
     inside = inside & (columns[:, None] >= 0) & (columns[:, None] < width)
     flat = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None]
@@ -63,6 +72,8 @@ def cutout(images: Tensor, draws: Tensor) -> Tensor:
 
 def flip(images: Tensor, draws: Tensor) -> Tensor:
     """Mirror left and right with probability one half; one draw per group."""
+    if _is_one_on_cpu(draws):
+        return images.flip(-1) if draws.item() < FLIP else images
     mirrored = draws[:, 0, None, None, None, None] < FLIP
     return torch.where(mirrored, images.flip(-1), images)
 
@@ -70,7 +81,7 @@ def flip(images: Tensor, draws: Tensor) -> Tensor:
 def scale(images: Tensor, draws: Tensor) -> Tensor:
     """Stretch both directions by factors of their own; two draws per group."""
     factors = 1 / SCALE + draws * (SCALE - 1 / SCALE)
-    return _resample(images, torch.diag_embed(factors))
+    return _resampled(images, torch.diag_embed(factors))
 
 
 def rotate(images: Tensor, draws: Tensor) -> Tensor:
@@ -78,7 +89,7 @@ def rotate(images: Tensor, draws: Tensor) -> Tensor:
     angle = (draws[:, 0] * 2 - 1) * math.radians(ROTATE)
     first = torch.stack([angle.cos(), -angle.sin()], -1)
     second = torch.stack([angle.sin(), angle.cos()], -1)
-    return _resample(images, torch.stack([first, second], -2))
+    return _resampled(images, torch.stack([first, second], -2))
 
 
 class Operation(NamedTuple):
@@ -98,11 +109,15 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def _shifted(draws: Tensor, side: int) -> Tensor:
-    """Source position ``(G, side)`` of every row after a shift of at most CROP of the side."""
+def _is_one_on_cpu(draws: Tensor) -> bool:
+    """Whether there is but one group, whose draw can be read without waiting for a device."""
+    return len(draws) == 1 and draws.device.type == "cpu"
+
+
+def _shift(draws: Tensor, side: int) -> Tensor:
+    """Whole pixels ``(G,)`` of at most CROP of the side that images are shifted by."""
     reach = int(side * CROP + 0.5)
-    shift = (draws * (2 * reach + 1)).floor().long() - reach
-    return torch.arange(side, device=draws.device) + shift[:, None]
+    return (draws * (2 * reach + 1)).floor().long() - reach
 
 
 def _in_interval(draws: Tensor, side: int) -> Tensor:
@@ -115,7 +130,7 @@ def _in_interval(draws: Tensor, side: int) -> Tensor:
     return (position >= 0) & (position < length)
 
 
-def _resample(images: Tensor, matrix: Tensor) -> Tensor:
+def _resampled(images: Tensor, matrix: Tensor) -> Tensor:
     """Read every image at linearly mapped positions, ``matrix (G, 2, 2)``, bilinearly."""
     num_groups, num_images, channels, height, width = images.shape
     theta = F.pad(matrix, (0, 1))

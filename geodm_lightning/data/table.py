@@ -158,7 +158,7 @@ class TensorTable(_SortedTable):
 
     def _pixels(self, indices: Tensor) -> Tensor:
         chosen = self._images.index_select(0, indices.to(self.device, non_blocking=True))
-        return chosen.to(torch.float32) / self._max_value
+        return chosen.to(torch.float32).div_(self._max_value)
 
     def _keep(self, indices: Tensor) -> None:
         self._images = self._images[indices.to(self.device)]
@@ -208,7 +208,7 @@ class FolderTable(_SortedTable):
         pixels = [decoded[i] if i in decoded else self._cache[i] for i in chosen]
         room = max(self._cache_size - len(self._cache), 0)
         self._cache.update((index, decoded[index]) for index in unknown[:room])
-        return torch.stack(pixels).to(self.device).to(torch.float32) / 255
+        return torch.stack(pixels).to(self.device).to(torch.float32).div_(255)
 
     def _keep(self, indices: Tensor) -> None:
         self._paths = [self._paths[index] for index in indices.tolist()]

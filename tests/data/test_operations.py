@@ -108,6 +108,34 @@ def test_gradient_matches_finite_differences(device, rng, name):
     assert torch.autograd.gradcheck(lambda x: apply(x, draws), (images.requires_grad_(),))
 
 
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_group_is_treated_alike_alone_and_among_others(device, rng, name):
+    """Alone on a CPU its draw is read, and pixels are moved instead of gathered."""
+    images = torch.rand(9, 4, 3, 12, 12, generator=rng, device=device, requires_grad=True)
+    draws = draws_for(name, 9, rng).float()
+    apply = OPERATIONS[name].apply
+    together = apply(images, draws)
+    alone = torch.cat([apply(*own) for own in zip(images.split(1), draws.split(1), strict=True)])
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-6)
+    pushes = torch.rand(together.shape, generator=rng, device=device)
+    gradients = [torch.autograd.grad(result, images, pushes)[0] for result in (alone, together)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-6)
+
+
+def test_color_is_within_rounding_of_its_three_steps(device, rng):
+    """As one product and one sum it rounds otherwise: by less than 2e-6 of normalised pixels."""
+    images = torch.randn(20, 8, 3, 32, 32, generator=rng, device=device)
+    draws = torch.rand(20, 3, generator=rng, device=device)
+    expected = torch.stack(
+        [
+            torch.stack([reference_color(image, row) for image in group])
+            for group, row in zip(images.double(), draws.tolist(), strict=True)
+        ]
+    )
+    result = OPERATIONS["color"].apply(images, draws)
+    assert (result - expected).abs().max() < 2e-6
+
+
 @pytest.mark.parametrize(
     ("name", "neutral"),
     [
