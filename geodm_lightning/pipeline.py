@@ -119,6 +119,7 @@ def run(config: DictConfig, *, command: Sequence[str] | None = None) -> float | 
         precision=config.trainer.precision,  # as asked for
         threads=settings["trainer"]["threads"],
         processes=processes.join_processes(prepared.accelerator),
+        compiles=settings["trainer"]["compile"],
     )
     try:
         runs = [run_seed({**settings, "seed": s}, prepared.data, site) for s in prepared.seeds]

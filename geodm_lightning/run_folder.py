@@ -29,6 +29,7 @@ FREE = (
     "trainer.devices",
     "trainer.strategy",
     "trainer.threads",
+    "trainer.compile",
     "generator.batch_size",
     "generator.checkpointing",
     "teachers.batch_size",

@@ -116,6 +116,7 @@ CHOICES = {
     "trainer.accelerator": ("auto", "cpu", "gpu"),
     "trainer.strategy": ("auto", "ddp"),
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "bf16-emulated"),
+    "trainer.compile": (False, True),
     "logger.kind": ("csv", "wandb"),
     "pool.kind": ("random", "trained"),
     "generator.sampler": ("ddpm", "ddim"),
@@ -143,7 +144,7 @@ def check_settings(settings: dict[str, Any]) -> None:
     for key, choices in CHOICES.items():
         found, value = _look_up(settings, key)
         if found and value not in choices:
-            raise InputError(f"unknown {key} {value!r}; choose one of {', '.join(choices)}")
+            raise InputError(f"unknown {key} {value!r}; choose one of {', '.join(map(str, choices))}")
     for key, names in (("stages", STAGES), ("baselines", BASELINES)):
         unknown = [item for item in settings[key] if item not in names]
         if unknown:

@@ -35,11 +35,13 @@ class Site(NamedTuple):
         device: Device of this process.
         precision: ``"32-true"`` or ``"bf16-mixed"``.
         processes: Place among the processes.
+        compiles: Whether networks are translated by ``torch.compile``.
     """
 
     device: torch.device
     precision: Precision = "32-true"
     processes: Processes = Processes()
+    compiles: bool = False
 
     @property
     def identity(self) -> dict[str, str]:
@@ -80,7 +82,12 @@ class Site(NamedTuple):
 
 
 def open_site(
-    accelerator: str, *, precision: Asked, threads: int | None, processes: Processes
+    accelerator: str,
+    *,
+    precision: Asked,
+    threads: int | None,
+    processes: Processes,
+    compiles: bool = False,
 ) -> Site:
     """Prepare this process for computing.
 
@@ -89,6 +96,7 @@ def open_site(
         precision: See :func:`settled_precision`; where the device cannot do it, that is said.
         threads: CPU threads of this process; null leaves them as they are.
         processes: Place among the processes of the run.
+        compiles: Whether networks are translated by ``torch.compile``.
     """
     set_up_heap()
     if threads is not None:
@@ -100,7 +108,7 @@ def open_site(
             f"trainer.precision=bf16-mixed, but {device.type} here does not multiply in bfloat16, "
             "so this run is in float32; bf16-emulated computes it anyway, slowly"
         )
-    return Site(device, used, processes)
+    return Site(device, used, processes, compiles)
 
 
 def settled_precision(asked: Asked, device: torch.device) -> Precision:

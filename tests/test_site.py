@@ -43,7 +43,7 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     place = Processes(rank=11, world_size=16, local_rank=3)
     for accelerator, device in (("cuda", torch.device("cuda", 3)), ("cpu", CPU)):
         opened = open_site(accelerator, precision="32-true", threads=None, processes=place)
-        assert opened == (device, "32-true", place)
+        assert opened == (device, "32-true", place, False)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from geodm_lightning.distillers.real_features import RealFeatures
 from geodm_lightning.distillers.recipe import Optimizers, StepSizes
 from geodm_lightning.distillers.synthetic import SyntheticImages, initial_images
 from geodm_lightning.geometry.product import ProductManifold
+from geodm_lightning.networks.compiled import compiled, embedded
 from geodm_lightning.networks.pool import TrainedPool
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.site import Site
@@ -84,6 +85,7 @@ def build_distiller(
             log_every=options["log_every"],
         ),
         processes=site.processes,
+        embed=compiled(embedded, site.device) if site.compiles else embedded,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import torch
@@ -20,11 +20,14 @@ from geodm_lightning.distillers.running_terms import PREFIX, RunningTerms
 from geodm_lightning.distillers.synthetic import SyntheticImages
 from geodm_lightning.ledger import Ledger
 from geodm_lightning.matching.geodm import GeometricMatching
+from geodm_lightning.networks.compiled import embedded
+from geodm_lightning.networks.network import Network
 from geodm_lightning.processes import Processes
 from geodm_lightning.randomness import keyed_generator
 
 LOGGER = logging.getLogger(__name__)
 UNIFORM = 0.01  # total variation between a plan and the uniform one
+Embed = Callable[[Network, Tensor], Tensor]
 
 
 class MatchingDistiller(LightningModule):
@@ -45,6 +48,7 @@ class MatchingDistiller(LightningModule):
         calibration: Cross-entropy of the images in trained networks, None for none.
         sizes: Length of the run, classes at once and the logging interval.
         processes: Place among the processes of the run.
+        embed: Maps a network and synthetic images ``(n, ch, h, w)`` to features ``(n, d)``.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class MatchingDistiller(LightningModule):
         calibration: Calibration | None = None,
         sizes: StepSizes,
         processes: Processes,
+        embed: Embed = embedded,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -66,6 +71,7 @@ class MatchingDistiller(LightningModule):
         self.calibration = calibration
         self.sizes = sizes
         self.processes = processes
+        self.embed = embed
         self.trackers: Sequence[Logger] = ()
         self.iteration = 0
         self.seconds = 0.0
@@ -136,7 +142,7 @@ class MatchingDistiller(LightningModule):
             images = self.real.augmentation(self.synthetic(own), draw)
             seen = images.detach().flatten(0, 1).requires_grad_()
         with section("network"):
-            features = self.real.pool.network(iteration).embed(seen)
+            features = self.embed(self.real.pool.network(iteration), seen)
             matched = features.detach().float().unflatten(0, images.shape[:2]).requires_grad_()
         generator = keyed_generator(self.seed, "frequencies", iteration, device=real.device)
         terms = self.matching(

@@ -31,6 +31,7 @@ from geodm_lightning.evaluation.supervision import HARD, Supervision
 from geodm_lightning.evaluation.together import Course, result_of
 from geodm_lightning.labels.labeller import Labeller
 from geodm_lightning.labels.own import OwnLabels
+from geodm_lightning.networks.compiled import compile_network
 from geodm_lightning.randomness import keyed_seed
 from geodm_lightning.site import Site
 from geodm_lightning.types import InputError
@@ -162,6 +163,8 @@ def train_students(
     started = time.perf_counter()
     num_steps = course.num_steps
     students, batches = course.students(indices, loggers), course.batches(indices)
+    if site.compiles:
+        compile_network(students.network, site.device)
     trainer = site.trainer(
         max_epochs=1,
         max_steps=num_steps,

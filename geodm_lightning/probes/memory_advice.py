@@ -10,7 +10,6 @@ from geodm_lightning.memory import is_out_of_memory, room_on
 from geodm_lightning.methods import Method
 from geodm_lightning.probes.probe import Alone
 from geodm_lightning.probes.sets import advice_of, classes_at_once, lockstep_slope
-from geodm_lightning.site import Site
 from geodm_lightning.stages.run import Run
 
 # Where no line is measured: the settings that memory grows with, and what else they change.
@@ -58,7 +57,7 @@ def is_waiting(run: Run, method: Method) -> bool:
 
 def matching_advice(run: Run, rows: Sequence[Method]) -> str:
     """Measure what one and two classes at once of rows in lockstep need, and say how many fit."""
-    site = Site(run.site.device, run.site.precision, Alone(*run.site.processes))
+    site = run.site._replace(processes=Alone(*run.site.processes))
     try:
         real = assembly.build_real_features(run.settings, run.data, site)
         distillers = [assembly.build_distiller(row.settings, run.data, site, real) for row in rows]
