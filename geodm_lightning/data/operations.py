@@ -58,7 +58,7 @@ def crop(images: Tensor, draws: Tensor) -> Tensor:
     flat = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None]
     index = flat[:, None, None].expand(images.shape).flatten(-2)
     shifted = images.flatten(-2).gather(-1, index).view_as(images)
-    return shifted * inside[:, None, None]
+    return shifted.mul_(inside[:, None, None])
 
 
 def cutout(images: Tensor, draws: Tensor) -> Tensor:
