@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geodm_lightning.networks import winograd
-from geodm_lightning.networks.convolution import Convolution, is_plain
+from geodm_lightning.networks.convolution import Convolution, is_plain, is_worth_tiling
 
 Block: TypeAlias = tuple[Convolution, nn.GroupNorm]
 Write: TypeAlias = Callable[[Tensor, Tensor], None]  # (maps, where the pooled ones go)
@@ -29,7 +29,7 @@ def can_embed(blocks: Sequence[Block], images: Tensor) -> bool:
     """Whether :func:`embed` takes these blocks and images, and is faster than their layers.
 
     It takes float32 on a CPU without a graph: a first convolution of images of few channels to
-    maps of even sides, and further ones that may take Winograd's, to maps of whole tiles.
+    maps of even sides, and further ones that take Winograd's, to maps of whole tiles.
     """
     layers = [layer for block in blocks for layer in block]
     tensors = [images, *(parameter for layer in layers for parameter in layer.parameters())]
@@ -45,6 +45,7 @@ def can_embed(blocks: Sequence[Block], images: Tensor) -> bool:
         and all(side % 2 == 0 for side in sides[0])
         and all(side % winograd.TILE == 0 for pair in sides[1:] for side in pair)
         and all(convolution.may_take_winograd for convolution, _ in blocks[1:])
+        and all(is_worth_tiling(len(images), pair) for pair in sides[1:])
     )
 
 

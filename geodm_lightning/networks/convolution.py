@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,9 +13,9 @@ from geodm_lightning.types import InputError
 
 Algorithm = Literal["auto", "direct"]
 ALGORITHMS = ("auto", "direct")
-NARROWEST = (
-    64  # channels in and out from which Winograd's measured faster, at any number of threads
-)
+# From where Winograd's measured faster, see benchmarks/convolution.py:
+NARROWEST = 128  # channels in and out
+FEWEST = 64  # tiles of all images together, for which the kernels are transformed
 MOST_PADDING = 1.5  # pixels of the tiles for one of the result
 
 
@@ -81,15 +82,22 @@ class Convolution(nn.Conv2d):
 def takes_winograd(convolution: Convolution, maps: Tensor) -> bool:
     """Whether Winograd's convolution is as good as PyTorch's here, and faster.
 
-    It is for 3×3 kernels at stride 1 between at least 64 channels each, in float32 on a CPU,
-    where the tiles are not mostly padding. The transforms of ``torch.func`` and autocast take
-    PyTorch's.
+    It is for 3×3 kernels at stride 1 between many channels, in float32 on a CPU, where tiles
+    are many and not mostly padding. The transforms of ``torch.func`` and autocast take PyTorch's.
     """
-    return (
-        convolution.may_take_winograd
-        and is_plain(maps, convolution.weight)
-        and _is_filled(maps, int(convolution.padding[0]))
-    )
+    if not (convolution.may_take_winograd and is_plain(maps, convolution.weight)):
+        return False
+    padding = int(convolution.padding[0])
+    return is_worth_tiling(len(maps), [side + 2 * padding - 2 for side in maps.shape[2:]])
+
+
+def is_worth_tiling(num_images: int, sides: Sequence[int]) -> bool:
+    """Whether the tiles of a result of such height and width are many and not mostly padding."""
+    if min(sides) < 1:
+        return False
+    num_pixels = winograd.pixels_of_tiles(sides)
+    is_filled = num_pixels <= MOST_PADDING * sides[0] * sides[1]
+    return is_filled and num_images * num_pixels >= FEWEST * winograd.TILE**2
 
 
 def is_plain(maps: Tensor, weight: Tensor) -> bool:
@@ -101,9 +109,3 @@ def is_plain(maps: Tensor, weight: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
     )
-
-
-def _is_filled(maps: Tensor, padding: int) -> bool:
-    """Whether the tiles of the result are not mostly padding."""
-    sides = [side + 2 * padding - 2 for side in maps.shape[2:]]
-    return min(sides) > 0 and winograd.pixels_of_tiles(sides) <= MOST_PADDING * sides[0] * sides[1]

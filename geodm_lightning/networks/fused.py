@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geodm_lightning.networks.convolution import is_plain
+from geodm_lightning.networks.gpu import norm_relu_pool_on_gpu
 from geodm_lightning.networks.pooling import average_pool_2x2
 
 Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor]  # by maps, weight and bias
@@ -18,8 +19,8 @@ def norm_relu_pool(maps: Tensor, weight: Tensor, bias: Tensor, *, eps: float) ->
     """Apply instance norm with weight and bias, ReLU and 2×2 average pooling.
 
     Maps in float32 on a CPU whose channels lie together in memory, as Winograd's convolution
-    leaves them, take few passes of long vectors; PyTorch's norm is slow on them. All others run
-    operation by operation.
+    leaves them, take few passes of long vectors; PyTorch's norm is slow on them. On a GPU one
+    kernel does it all. Others run operation by operation.
 
     Args:
         maps: Maps of shape ``(n, K, h, w)``.
@@ -31,6 +32,8 @@ def norm_relu_pool(maps: Tensor, weight: Tensor, bias: Tensor, *, eps: float) ->
         Maps of shape ``(n, K, h // 2, w // 2)``, differentiable any number of times; a last odd
         row or column takes part in the norm alone.
     """
+    if maps.is_cuda and not torch._C._are_functorch_transforms_active():
+        return norm_relu_pool_on_gpu(maps, weight, bias, eps)
     if maps.stride(1) == 1 and is_plain(maps, weight):
         pooled: Tensor = _NormReluPool.apply(maps, weight, bias, eps)
         return pooled

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
+from geodm_lightning.networks.convolution import Convolution
 from geodm_lightning.networks.network import Network, fill_uniform
 from geodm_lightning.networks.pooling import AveragePool
 from geodm_lightning.types import InputError
@@ -155,10 +156,10 @@ def _convolution(
     inputs: int, outputs: int, size: int, *, halve: bool = False
 ) -> tuple[nn.Module, nn.Module]:
     convolution = skip_init(
-        nn.Conv2d,
+        Convolution,
         inputs,
         outputs,
-        kernel_size=size,
+        size,
         stride=2 if halve else 1,
         padding=size // 2,
         bias=False,

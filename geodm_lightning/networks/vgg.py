@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from geodm_lightning.networks.convolution import Convolution
 from geodm_lightning.networks.network import BlockNetwork
 from geodm_lightning.types import InputError
 
@@ -57,7 +58,7 @@ class VGG(BlockNetwork):
         for stage in STAGES:
             for outputs in stage:
                 blocks += [
-                    skip_init(nn.Conv2d, inputs, outputs, kernel_size=3, padding=padding),
+                    skip_init(Convolution, inputs, outputs, 3, padding=padding),
                     nn.GroupNorm(outputs, outputs),
                     nn.ReLU(inplace=True),
                 ]

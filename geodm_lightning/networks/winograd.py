@@ -61,7 +61,7 @@ def transform_kernels(weight: Tensor) -> Tensor:
     """Return kernels ``(K, C, 3, 3)`` transformed, ``(36, C, K)``."""
     outputs, inputs = weight.shape[:2]
     matrix = _matrices(weight.dtype)[0]
-    flat = matrix @ weight.permute(2, 3, 1, 0).reshape(9, -1)
+    flat = matrix @ weight.transpose(0, 1).reshape(-1, 9).t()
     return flat.view(36, inputs, outputs)
 
 
