@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from geodm_lightning.exchange.class_folders import is_class_folders, read_class_folders
 from geodm_lightning.exchange.declaration import Declaration
@@ -56,10 +56,34 @@ FORMATS: dict[str, Format] = {
     "hf": Format("Hugging Face datasets: metadata.jsonl", read_image_folder, is_folder=True),
     "ddranking": Format("DD-Ranking's arguments", read_ddranking, is_folder=False),
 }
+OF_TORCH: dict[str, Callable[[Path, DatasetSpec, Declaration, Any], Foreign]] = {
+    "dc": read_dc,
+    "idc": read_idc,
+    "ddranking": read_ddranking,
+}
 
 
-def settled_format(path: Path, declared: str | None) -> str:
-    """Return the name of the format that a set is read in: the declared one, or that of its files.
+class Found(NamedTuple):
+    """The format a set is in.
+
+    Attributes:
+        name: Key of :data:`FORMATS`.
+        content: What its file holds, where that had to be loaded to tell; else None.
+    """
+
+    name: str
+    content: Any = None
+
+    def read(self, path: Path, spec: DatasetSpec, declared: Declaration) -> Foreign | None:
+        """Return what is there, None for a native set; what is loaded is not loaded again."""
+        if self.content is not None:
+            return OF_TORCH[self.name](path, spec, declared, self.content)
+        read = FORMATS[self.name].read
+        return None if read is None else read(path, spec, declared)
+
+
+def settled_format(path: Path, declared: str | None) -> Found:
+    """Return the format that a set is read in: the declared one, or that of its files.
 
     Raises:
         InputError: If nothing is there, the declared format is unknown, or the files are of none.
@@ -68,34 +92,39 @@ def settled_format(path: Path, declared: str | None) -> str:
         raise InputError(f"there is no distilled set at {path}; correct the path")
     if declared is not None and declared not in FORMATS:
         raise InputError(f"unknown format={declared}; choose one of {', '.join(FORMATS)}")
-    return declared or format_of(path)
+    return recognised(path) if declared is None else Found(declared)
 
 
 def format_of(path: Path) -> str:
-    """Return the name of the format that a file or folder is in, by its structure.
+    """Return the name of the format that a file or folder is in; see :func:`recognised`."""
+    return recognised(path).name
+
+
+def recognised(path: Path) -> Found:
+    """Return the format that a file or folder is in, by its structure.
 
     Raises:
         InputError: If it is of none, or cannot be read safely.
     """
     if is_native(path):
-        return "native"
+        return Found("native")
     if is_trajectory(path):
-        return "datm" if has_rate(path) else "mtt"
+        return Found("datm" if has_rate(path) else "mtt")
     if path.is_dir():
-        recognised = {"hf": is_image_folder, "fkd": is_fkd, "images": is_class_folders}
-        for name, recognises in recognised.items():
+        folders = {"hf": is_image_folder, "fkd": is_fkd, "images": is_class_folders}
+        for name, recognises in folders.items():
             if recognises(path):
-                return name
+                return Found(name)
         raise _unknown(path, "a folder without manifest.json, images_*.pt or class folders")
     if path.suffix in (".pkl", ".pickle"):
-        return "idm"
+        return Found("idm")
     content = load_torch(path)
     if isinstance(content, dict) and "data" in content:
-        return "dc"
+        return Found("dc", content)
     if isinstance(content, dict) and IMAGE_TENSOR in content:
-        return "ddranking"
+        return Found("ddranking", content)
     if isinstance(content, (list, tuple)) and len(content) == 2:
-        return "idc"
+        return Found("idc", content)
     kind = f"keys {sorted(map(str, content))[:5]}" if isinstance(content, dict) else "no pair"
     raise _unknown(path, f"a file of torch.save with {kind}")
 

@@ -39,13 +39,12 @@ def inspect_set(
         InputError: If it cannot be read safely.
     """
     declared.check()
-    format = settled_format(path, declared.format)
-    yield f"format      {format} ({FORMATS[format].projects})"
-    read = FORMATS[format].read
-    if read is None:
+    found = settled_format(path, declared.format)
+    yield f"format      {found.name} ({FORMATS[found.name].projects})"
+    foreign = found.read(path, spec or ANY_SET, declared)
+    if foreign is None:
         spec = spec or catalog()[str(dataset_of(path))]
     else:
-        foreign = read(path, spec or ANY_SET, declared)
         yield from _describe(foreign)
         specs = [spec] if spec else _candidates(foreign)
         if not specs:

@@ -31,12 +31,12 @@ def read_set(
             is declared of it.
     """
     declared.check()
-    format = settled_format(path, declared.format)
-    read = FORMATS[format].read
-    if read is None:
-        return read_native(path, spec, declared)
+    found = settled_format(path, declared.format)
+    format = found.name
     try:
-        foreign = read(path, spec, declared)
+        foreign = found.read(path, spec, declared)
+        if foreign is None:
+            return read_native(path, spec, declared)
         if declared.format is None:
             inferred = f"inferred format={format} ({FORMATS[format].projects})"
             foreign = foreign._replace(warnings=(inferred, *foreign.warnings))

@@ -69,9 +69,12 @@ def as_number(value: Any, what: str, path: Path) -> float:
     return number
 
 
-def read_dc(path: Path, spec: DatasetSpec, declared: Declaration) -> Foreign:
-    """Read ``res_*.pt`` or ``syn_data_*.pt``: a dictionary whose ``data`` lists experiments."""
-    content = load_torch(path)
+def read_dc(path: Path, spec: DatasetSpec, declared: Declaration, content: Any = None) -> Foreign:
+    """Read ``res_*.pt`` or ``syn_data_*.pt``: a dictionary whose ``data`` lists experiments.
+
+    This reader and others of one file take its ``content`` where that was loaded before.
+    """
+    content = load_torch(path) if content is None else content
     sets = content.get("data") if isinstance(content, dict) else None
     if not isinstance(sets, (list, tuple)) or not sets:
         raise InputError(f"{path} has no list 'data' of experiments: not the format of DC")
@@ -87,9 +90,9 @@ def read_dc(path: Path, spec: DatasetSpec, declared: Declaration) -> Foreign:
     return Foreign(images, labels, (path,), warnings=warnings)
 
 
-def read_idc(path: Path, spec: DatasetSpec, declared: Declaration) -> Foreign:
+def read_idc(path: Path, spec: DatasetSpec, declared: Declaration, content: Any = None) -> Foreign:
     """Read ``data.pt``: a list of images and labels."""
-    images, labels = _pair(load_torch(path), path)
+    images, labels = _pair(load_torch(path) if content is None else content, path)
     return Foreign(images, labels, (path,), factor=IDC_FACTOR)
 
 
@@ -99,9 +102,11 @@ def read_idm(path: Path, spec: DatasetSpec, declared: Declaration) -> Foreign:
     return Foreign(images, labels, (path,), factor=IDM_FACTOR)
 
 
-def read_ddranking(path: Path, spec: DatasetSpec, declared: Declaration) -> Foreign:
+def read_ddranking(
+    path: Path, spec: DatasetSpec, declared: Declaration, content: Any = None
+) -> Foreign:
     """Read what DD-Ranking is given, saved by the names of its arguments."""
-    content = load_torch(path)
+    content = load_torch(path) if content is None else content
     if not isinstance(content, dict) or IMAGE_TENSOR not in content:
         raise InputError(f"{path} has no '{IMAGE_TENSOR}': not the arguments of DD-Ranking")
     images = as_tensor(content[IMAGE_TENSOR], "images", path)

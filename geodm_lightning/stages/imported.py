@@ -13,7 +13,7 @@ from geodm_lightning.evaluation.playback import check_batches
 from geodm_lightning.evaluation.supervision import Supervision
 from geodm_lightning.evaluation.views import view_recipe
 from geodm_lightning.exchange.declaration import Declaration, Imported
-from geodm_lightning.exchange.reading import read_set
+from geodm_lightning.exchange.kept import KeptSets
 from geodm_lightning.exchange.views import batches_of, import_views
 from geodm_lightning.methods import Method, as_list, imports, methods_of
 from geodm_lightning.stages.run import CONSOLE, Run
@@ -21,6 +21,7 @@ from geodm_lightning.types import DatasetSpec, InputError
 
 PLAIN = ("format", "space", "factor", "labels", "experiment")
 OWN = "own"  # folder of the labels that came with a set
+KEPT = KeptSets(most=2**30)  # those this process has read
 
 
 def with_images_per_class(settings: dict[str, Any], data: RealDataModule) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def read(row: Method, path: Path, spec: DatasetSpec) -> Imported:
     values |= {name: options[name] and tuple(options[name]) for name in ("order", "mean", "std")}
     values |= {name: options[name] and Path(options[name]) for name in ("zca", "views")}
     declared = Declaration(**values, seed=options["fkd_seed"])
-    return read_set(path, spec=spec, declared=declared)
+    return KEPT.read(path, spec=spec, declared=declared)
 
 
 def import_set(run: Run, row: Method) -> DistilledSet:
