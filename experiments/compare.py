@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from geodm_lightning.command_line import explain_mistakes
+from geodm_lightning.command_line import explain_mistakes, show
 from geodm_lightning.types import InputError
 
 USAGE = (
@@ -15,7 +15,7 @@ USAGE = (
 def main(arguments: list[str]) -> None:
     """Print how two rows of one file or of two compare, and by what test."""
     if arguments in (["-h"], ["--help"]):
-        print(USAGE)
+        show(USAGE)
         return
     if len(arguments) not in (3, 4):
         raise InputError(USAGE)

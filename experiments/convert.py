@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from geodm_lightning.command_line import explain_mistakes
+from geodm_lightning.command_line import explain_mistakes, show
 from geodm_lightning.types import InputError
 
 HELP = """Convert a distilled set from one format to another, or look at one.
@@ -45,7 +45,7 @@ TEXTS = ("to", "from", "data", "space", "labels", "overwrite")
 def main(arguments: list[str]) -> None:
     """Inspect or convert."""
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(HELP)
+        show(HELP)
         return
     paths = [Path(text).expanduser() for text in arguments if "=" not in text]
     options = _options([text for text in arguments if "=" in text])

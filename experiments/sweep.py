@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from geodm_lightning.command_line import explain_mistakes
+from geodm_lightning.command_line import explain_mistakes, show
 from geodm_lightning.sweeps.command import run_arguments, summarise
 from geodm_lightning.types import InputError
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__.strip())
+        show(__doc__.strip())
     else:
         with explain_mistakes():
             main(sys.argv[1:])

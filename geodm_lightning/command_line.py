@@ -36,7 +36,7 @@ def run_command(main: Callable[[], object], *, usage: str, config: str = "config
     from omegaconf.errors import OmegaConfBaseException
 
     if "--list" in sys.argv[1:]:
-        print(list_experiments())
+        show(list_experiments())
         return
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
@@ -44,11 +44,19 @@ def run_command(main: Callable[[], object], *, usage: str, config: str = "config
         with explain_mistakes():
             if HELP.issuperset(flags_of(sys.argv[1:])) and not HELP.isdisjoint(sys.argv[1:]):
                 overrides = [word for word in sys.argv[1:] if word not in HELP]
-                print(help_text(usage, config, overrides))
+                show(help_text(usage, config, overrides))
             else:
                 main()
     except (HydraException, OmegaConfBaseException) as error:
         _exit_with(_explain(error))
+
+
+def show(text: str) -> None:
+    """Print an answer; a reader such as ``head`` may leave before its end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
 
 
 def flags_of(arguments: Iterable[str]) -> list[str]:

@@ -76,6 +76,16 @@ def test_nothing_heavy_is_imported_before_the_work(arguments, said, tmp_path):
     assert done.stdout.splitlines()[-1] == "heavy:"
 
 
+@pytest.mark.parametrize("arguments", [["run.py", "--list"], ["convert.py", "--help"]])
+def test_a_reader_may_leave_before_the_end(arguments):
+    script, *rest = arguments
+    command = [sys.executable, str(CONFIGS.parent / "experiments" / script), *rest]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 def test_help_tells_the_settings_that_arguments_make():
     text = help_text("Usage: ``run.py``", "config", ["ipc=3", "data=cifar10"])
     told = text.split("changed by KEY=VALUE:")[1].rsplit("\n\n", 1)[0]
