@@ -32,6 +32,14 @@ def finished(tmp_path_factory):
     return folder, run_tiny(folder)
 
 
+def test_the_first_step_waits_for_no_other_row(finished):
+    """Herding trains a network before it selects, so what is learned comes before."""
+    _, path = finished
+    made = [path / name / "manifest.json" for name in ("distilled", "baselines/herding")]
+    learned, selected = (manifest.stat().st_mtime_ns for manifest in made)
+    assert learned < selected
+
+
 def test_a_run_leaves_everything_the_house_promises(finished):
     _, path = finished
     for name in (
