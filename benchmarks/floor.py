@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ from geodm_lightning.provenance import provenance
 
 KERNELS: dict[str, Any] = {each.NAME: each for each in (matching, transport, sampling, student)}
 IPCS = (1, 10, 50)
+PRECISIONS = ["float32", "bf16"]
 REAL_BATCH = 256  # of the OT loss, on every machine
 DEFINITION = (
     "max(operations / rate of products, bytes / rate of copies); operations of the direct form "
@@ -86,8 +88,14 @@ class Case(NamedTuple):
 
     kernel: str
     sizes: Any
-    ipc: int
     precision: str
+
+
+class Found(NamedTuple):
+    """What was measured of a case, by variant, and the data sets and sizes of sets it is of."""
+
+    measured: dict[str, Measured]
+    of: list[tuple[str, int]]
 
 
 def cases(shape: Shape, ipc: int, precision: str) -> Iterator[Case]:
@@ -102,7 +110,7 @@ def cases(shape: Shape, ipc: int, precision: str) -> Iterator[Case]:
     }
     for kernel, own in sizes.items():
         if kernel != transport.NAME or precision == "float32":
-            yield Case(kernel, own, ipc, precision)
+            yield Case(kernel, own, precision)
 
 
 def shapes_of(arguments: argparse.Namespace) -> dict[str, Shape]:
@@ -115,34 +123,31 @@ def shapes_of(arguments: argparse.Namespace) -> dict[str, Shape]:
 
 def measure(
     arguments: argparse.Namespace, device: torch.device, machine: Machine
-) -> dict[Case, tuple[list[str], dict[str, Measured]]]:
-    """Measure all cases; one that several data sets share is measured once."""
-    found: dict[Case, tuple[list[str], dict[str, Measured]]] = {}
-    for precision in ["float32"] if machine.no_bf16 else ["float32", "bf16"]:
-        for name, shape in shapes_of(arguments).items():
-            for case in (c for ipc in arguments.ipcs for c in cases(shape, ipc, precision)):
-                if case in found:
-                    found[case][0].append(name)
-                elif case.kernel in arguments.kernels:
-                    options = {"precision": precision, "repeats": arguments.repeats}
-                    measured = KERNELS[case.kernel].measure(case.sizes, device, **options)
-                    found[case] = ([name], measured)
-                    for row in rows(case, *found[case], machine):
-                        print(line(row), flush=True)
+) -> dict[Case, Found]:
+    """Measure all cases, each once, however many data sets and sizes of sets it is of."""
+    found: dict[Case, Found] = {}
+    shapes, precisions = shapes_of(arguments), ["float32"] if machine.no_bf16 else PRECISIONS
+    for precision, (name, shape), ipc in product(precisions, shapes.items(), arguments.ipcs):
+        for case in cases(shape, ipc, precision):
+            if case in found:
+                found[case].of.append((name, ipc))
+            elif case.kernel in arguments.kernels:
+                options = {"precision": precision, "repeats": arguments.repeats}
+                measured = KERNELS[case.kernel].measure(case.sizes, device, **options)
+                found[case] = Found(measured, [(name, ipc)])
+                for row in rows(case, found[case], machine):
+                    print(line(row), flush=True)
     return found
 
 
-def rows(
-    case: Case, shapes: list[str], measured: dict[str, Measured], machine: Machine
-) -> Iterator[dict[str, Any]]:
+def rows(case: Case, found: Found, machine: Machine) -> Iterator[dict[str, Any]]:
     """Yield what was measured of a case beside what it takes at least, by variant."""
-    for variant, own in measured.items():
-        names = [*own.work, *(name for name in own.parts if name not in own.work)]
+    for variant, own in found.measured.items():
         yield {
             "kernel": case.kernel,
             "variant": variant,
-            "shapes": shapes,
-            "ipc": case.ipc,
+            "shapes": list(dict.fromkeys(shape for shape, _ in found.of)),
+            "ipcs": list(dict.fromkeys(ipc for _, ipc in found.of)),
             "precision": case.precision,
             "sizes": own.sizes,
             **beside_floor(own.seconds, total(own.work), case.precision, machine),
@@ -150,19 +155,21 @@ def rows(
                 name: beside_floor(
                     own.parts.get(name, 0.0), own.work.get(name, Work()), case.precision, machine
                 )
-                for name in names
+                for name in dict.fromkeys([*own.work, *own.parts])
             },
         }
 
 
 def beside_floor(seconds: float, work: Work, precision: str, machine: Machine) -> dict[str, Any]:
     """Return seconds, operations, bytes, the floor and how far above it the seconds are."""
-    floor = machine.floor(work, precision)
+    computing, moving = machine.bounds(work, precision)
+    floor = max(computing, moving)
     return {
         "seconds": seconds,
         "flops": work.flops,
         "bytes": work.bytes,
         "floor seconds": floor,
+        "bound by": "operations" if computing > moving else "bytes",
         "time / floor": seconds / floor if floor else None,
     }
 
@@ -173,10 +180,10 @@ def line(row: dict[str, Any]) -> str:
     parts = sorted(row["parts"].items(), key=lambda item: -item[1]["seconds"])
     shares = ", ".join(f"{part} {own['seconds'] / row['seconds']:.0%}" for part, own in parts)
     return (
-        f"{name}, {'/'.join(row['shapes'])}, IPC {row['ipc']}, {row['precision']}: "
-        f"{1e3 * row['seconds']:.4g} ms, {row['flops'] / 1e9:.4g} GFLOP, "
-        f"{row['bytes'] / 1e6:.4g} MB, floor {1e3 * row['floor seconds']:.4g} ms, "
-        f"{row['time / floor']:.2f} times it ({shares})"
+        f"{name}, {'/'.join(row['shapes'])}, IPC {'/'.join(map(str, row['ipcs']))}, "
+        f"{row['precision']}: {1e3 * row['seconds']:.4g} ms, {row['flops'] / 1e9:.4g} GFLOP, "
+        f"{row['bytes'] / 1e6:.4g} MB, floor {1e3 * row['floor seconds']:.4g} ms of "
+        f"{row['bound by']}, {row['time / floor']:.2f} times it ({shares})"
     )
 
 
@@ -225,7 +232,7 @@ def main() -> None:
         "load before": load,
         "bf16 left out": before.no_bf16,
         "machine": {**machine._asdict(), "before": before._asdict(), "after": after._asdict()},
-        "rows": [row for case, own in found.items() for row in rows(case, *own, machine)],
+        "rows": [row for case, own in found.items() for row in rows(case, own, machine)],
         "provenance": provenance(device),
     }
     if arguments.output is not None:

@@ -23,7 +23,8 @@ COLOURS = {"rest": "0.75"}  # others in the order of the panel
 
 def label(row: dict[str, Any]) -> str:
     """Return what a bar is of."""
-    told = [", ".join(row["shapes"]), f"IPC {row['ipc']}", row["variant"], row["precision"]]
+    ipcs = ", ".join(map(str, row["ipcs"]))
+    told = [", ".join(row["shapes"]), f"IPC {ipcs}", row["variant"], row["precision"]]
     return " · ".join(part for part in told if part and part != "float32")
 
 

@@ -13,7 +13,7 @@ from work import Work
 
 REPEATS = 7  # the best of them counts
 CPU_PRODUCTS = ((512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048), (8192, 1152, 128))
-CUDA_PRODUCTS = ((4096, 4096, 4096), (8192, 8192, 8192), (262144, 1152, 128))
+CUDA_PRODUCTS = ((4096, 4096, 4096), (16384, 8192, 8192), (262144, 1152, 128))
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 UNKNOWN_CACHE = 32 * 2**20  # bytes taken for the last cache where the system does not tell
 CACHE_COPIES = 20  # in a row, so that their start does not count
@@ -40,15 +40,15 @@ class Machine(NamedTuple):
         ratio = self.products["bf16"] / self.products["float32"]
         return None if ratio > 1 else f"products in bf16 run at {ratio:.2f} of the rate of float32"
 
-    def floor(self, work: Work, precision: str) -> float:
-        """Return the seconds that work takes at least, computing and moving at once.
+    def bounds(self, work: Work, precision: str) -> tuple[float, float]:
+        """Return the seconds that computing and moving take at least; the longer is the floor.
 
         Args:
             work: Bytes beyond the last cache are moved at the rate of memory, others at its own.
             precision: "float32" or "bf16".
         """
         rate = self.memory if work.bytes > self.cache_bytes else self.cache
-        return max(work.flops / self.products[precision], work.bytes / rate)
+        return work.flops / self.products[precision], work.bytes / rate
 
     def best(self, other: Machine) -> Machine:
         """Return the better rates of two measurements."""
@@ -71,8 +71,8 @@ def measure_machine(device: torch.device) -> Machine:
 def product_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
     """Return the best rate of products seen here, in FLOP per second.
 
-    On a GPU they are convolutions of one pixel, which like all convolutions may round float32
-    to TF32.
+    On a GPU they are also made as convolutions of single pixels, since those may round float32
+    to TF32 where products do not.
     """
     shapes = CPU_PRODUCTS if device.type == "cpu" else CUDA_PRODUCTS
     return max(_product_rate(*shape, device, dtype) for shape in shapes)
@@ -109,15 +109,13 @@ def last_cache(device: torch.device) -> int:
 
 
 def _product_rate(m: int, k: int, n: int, device: torch.device, dtype: torch.dtype) -> float:
-    if device.type == "cpu":
-        a, b = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
-        seconds = _best_seconds(lambda _: a @ b, device)
-    else:
-        side = math.isqrt(m)
-        images = torch.randn(1, k, side, m // side, device=device).to(dtype)
-        images = images.to(memory_format=torch.channels_last)
-        weight = torch.randn(n, k, 1, 1, device=device).to(dtype)
-        seconds = _best_seconds(lambda _: torch.conv2d(images, weight), device)
+    a, b = (torch.randn(*shape, device=device).to(dtype) for shape in ((m, k), (k, n)))
+    seconds = _best_seconds(lambda _: a @ b, device)
+    if device.type == "cuda":
+        pixels = a.reshape(1, math.isqrt(m), -1, k).permute(0, 3, 1, 2)  # channels last
+        kernels = b.T.contiguous()[..., None, None]
+        convolved = _best_seconds(lambda _: torch.conv2d(pixels, kernels), device)
+        seconds = min(seconds, convolved)
     return 2 * m * k * n / seconds
 
 

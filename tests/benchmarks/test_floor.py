@@ -84,14 +84,17 @@ def test_products_of_a_sampler_step_are_those_of_the_transformer():
 
 
 def test_floor_is_the_longer_of_computing_and_moving():
+    from floor import beside_floor
     from machine import Machine
     from work import Work
 
     machine = Machine({"float32": 100.0, "bf16": 400.0}, memory=10.0, cache=50.0, cache_bytes=64)
-    assert machine.floor(Work(1000, 10), "float32") == 10
-    assert machine.floor(Work(1000, 10), "bf16") == 2.5
-    assert machine.floor(Work(0, 64), "float32") == 64 / 50  # as much as the cache holds
-    assert machine.floor(Work(0, 65), "float32") == 6.5
+    assert machine.bounds(Work(1000, 64), "float32") == (10, 64 / 50)  # what the cache holds
+    assert machine.bounds(Work(1000, 65), "bf16") == (2.5, 6.5)
+    found = beside_floor(13.0, Work(1000, 65), "bf16", machine)
+    assert (found["bound by"], found["floor seconds"], found["time / floor"]) == ("bytes", 6.5, 2)
+    found = beside_floor(5.0, Work(1000, 65), "float32", machine)
+    assert (found["bound by"], found["time / floor"]) == ("operations", 0.5)
     assert machine.no_bf16 is None
     slow = machine._replace(products={"float32": 100.0, "bf16": 50.0})
     assert slow.no_bf16 == "products in bf16 run at 0.50 of the rate of float32"
@@ -133,6 +136,8 @@ def test_data_sets_of_one_ot_loss_share_it_and_it_is_float32_alone():
     assert cifar["OT loss"].sizes == (10, 256, 10)
     assert tiny["OT loss"].sizes == (200, 256, 10)
     assert "OT loss" not in {case.kernel for case in floor.cases(shapes["CIFAR-10"], 10, "bf16")}
+    more = {case.kernel: case for case in floor.cases(shapes["Tiny-ImageNet"], 50, "float32")}
+    assert tiny["student step"] == more["student step"]  # both fill a batch
 
 
 def test_given_sizes_take_the_place_of_those_of_the_device():
