@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from geodm_lightning.distillers.calibration import Calibration
+from geodm_lightning.distillers.plateau import Plateau
 from geodm_lightning.distillers.real_features import RealFeatures
 from geodm_lightning.distillers.recipe import Optimizers, StepSizes
 from geodm_lightning.distillers.running_terms import PREFIX, RunningTerms
@@ -78,7 +79,9 @@ class MatchingDistiller(LightningModule):
         self.terms = RunningTerms(processes)
         self.ledger = Ledger(synthetic.pixels.device, measure_every=sizes.log_every)
         self.image_optimizer = optimizers.images([synthetic.pixels])
-        self.image_scheduler = optimizers.scheduler and optimizers.scheduler(self.image_optimizer)
+        self.image_scheduler = (
+            Plateau(optimizers.scheduler(self.image_optimizer)) if optimizers.scheduler else None
+        )
         geometry, sampler = matching.geometry_parameters(), matching.sampler_parameters()
         self.loss_optimizers = {}  # of the parameters of the loss, alike on all processes
         if geometry:
@@ -183,6 +186,8 @@ class MatchingDistiller(LightningModule):
         for parameter in self.matching.ascending_parameters():
             assert parameter.grad is not None
             parameter.grad.neg_()
+        if self.image_scheduler is not None:
+            self.image_scheduler.settle()
         for optimizer in self.configure_optimizers():
             optimizer.step()
         self.synthetic.clamp_()
@@ -190,7 +195,7 @@ class MatchingDistiller(LightningModule):
         if self.matching.history is not None:
             self.matching.history.advance_((self.iteration + 1) / self.sizes.num_iterations)
         if self.image_scheduler is not None:
-            self.image_scheduler.step(self.processes.sum_(loss).item())
+            self.image_scheduler.watch(self.processes.sum_(loss))
 
     def log_rows(self) -> None:
         """Write the mean terms per class since the last row, and the geometry.

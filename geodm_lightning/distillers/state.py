@@ -18,6 +18,8 @@ def capture(distiller: MatchingDistiller) -> dict[str, Any]:
     resumed on any number of them.
     """
     num_classes, processes = distiller.num_classes, distiller.processes
+    if distiller.image_scheduler is not None:
+        distiller.image_scheduler.settle()
     pixels = distiller.synthetic.pixels
     moments = {
         key: processes.gather(value, num_classes) if _is_per_pixel(distiller, value) else value
