@@ -126,10 +126,12 @@ def draw(recipe: ViewRecipe, *, seed: int, epoch: int, indices: Tensor, num_imag
     partners = torch.where(mixed, (others * num_images).long(), indices)
     cuts = _cuts(recipe, areas, torch.stack([rows, columns], 1)) * mixed[:, None]
     heights, widths = (cuts[:, 2:] - cuts[:, :2]).T
+    boxes, mirrored = _crops(recipe, seed, epoch, torch.cat([indices, partners]))
+    num = len(indices)
     return Views(
-        crops=_crops(recipe, seed, epoch, indices),
+        crops=Crops(boxes[:num], mirrored[:num]),
         partners=partners,
-        partner_crops=_crops(recipe, seed, epoch, partners),
+        partner_crops=Crops(boxes[num:], mirrored[num:]),
         cuts=cuts,
         shares=1 - heights * widths / recipe.resolution**2,
     )
@@ -152,13 +154,15 @@ def render(fetch: Fetch, indices: Tensor, views: Views, recipe: ViewRecipe) -> T
     Returns:
         Images ``(n, ch, resolution, resolution)`` on the device of what ``fetch`` returns.
     """
-    images = crop(fetch(indices), views.crops, resolution=recipe.resolution)
     mixed = (views.shares < 1).nonzero().flatten()
     if len(mixed) == 0:
-        return images
-    partner_crops = Crops(*(values[mixed] for values in views.partner_crops))
-    partners = fetch(views.partners[mixed].to(indices.device))
-    patches = crop(partners, partner_crops, resolution=recipe.resolution)
+        return crop(fetch(indices), views.crops, resolution=recipe.resolution)
+    partners = views.partners[mixed].to(indices.device)
+    crops = Crops(
+        *(torch.cat([a, b[mixed]]) for a, b in zip(views.crops, views.partner_crops, strict=True))
+    )
+    both = crop(fetch(torch.cat([indices, partners])), crops, resolution=recipe.resolution)
+    images, patches = both.split([len(indices), len(mixed)])
     top, left, bottom, right = views.cuts[mixed].T[:, :, None]
     position = torch.arange(recipe.resolution)
     rows, columns = (position >= top) & (position < bottom), (position >= left) & (position < right)
