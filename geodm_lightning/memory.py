@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -29,6 +29,9 @@ KNOBS = {
     "generation": "generator.batch_size",
     "relabel": "teachers.batch_size",
 }
+
+
+Made = TypeVar("Made")
 
 
 class Room(NamedTuple):
@@ -153,7 +156,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
 
 
-def explained(stage: str, work: Callable[[], object], advise: Callable[[], str]) -> None:
+def explained(stage: str, work: Callable[[], Made], advise: Callable[[], str]) -> Made:
     """Do some work; where memory runs out, say in one line which setting to lower.
 
     Args:
@@ -161,18 +164,19 @@ def explained(stage: str, work: Callable[[], object], advise: Callable[[], str])
         work: Done once.
         advise: Told after everything that the work held is freed; says what to lower, to what.
 
+    Returns:
+        What the work returned.
+
     Raises:
         InputError: In place of the error.
     """
     try:
-        work()
+        return work()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         traceback.clear_frames(error.__traceback__)  # whoever keeps the error, keeps no tensors
-    else:
-        return
     gc.collect()  # frames of the work may hold each other
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -19,7 +19,7 @@ from geodm_lightning.data.datamodule import RealDataModule
 from geodm_lightning.evaluation.result import load_results
 from geodm_lightning.memory import explained
 from geodm_lightning.methods import methods_of
-from geodm_lightning.probes.memory_advice import memory_advice
+from geodm_lightning.probes.memory_advice import MORE, memory_advice
 from geodm_lightning.provenance import provenance
 from geodm_lightning.reporting.tracking import wandb_tracker
 from geodm_lightning.run_folder import RunFolder
@@ -107,7 +107,7 @@ def run(config: DictConfig, *, command: Sequence[str] | None = None) -> float | 
         SystemExit: With the exit code of a process that failed, where this one launched several.
     """
     processes.die_with_parent()
-    prepared = prepare(config)
+    prepared = explained("load", partial(prepare, config), lambda: MORE)
     settings = prepared.settings
     if prepared.launches:
         code = processes.launch(settings["trainer"]["devices"], command)
