@@ -93,6 +93,71 @@ def test_a_killed_table_is_resumed_and_a_finished_one_starts_nothing(tmp_path):
     assert [(cell["ours"]["seeds"], cell["ours"]["students"]) for cell in cells] == [(2, 2)] * 3
 
 
+def progress(folder: Path) -> dict[str, str]:
+    """Return how far every run is: ``"begun"`` with a checkpoint, ``"done"`` with its results."""
+    runs = (folder / "runs" / "tables" / "geodm_main").iterdir()
+    return {
+        run.name: "done" if (run / "0" / "results.json").is_file() else "begun"
+        for run in runs
+        if list(run.glob("0/checkpoints/*.ckpt"))
+    }
+
+
+def records_of(folder: Path) -> dict[Path, int]:
+    """Return sets and finished students with the time they were written."""
+    kept = (*folder.rglob("student-*.json"), *folder.rglob("distilled/manifest.json"))
+    return {path: path.stat().st_mtime_ns for path in kept}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_runs_at_once_are_killed_and_resumed_and_none_is_made_twice(tmp_path):
+    """Killed with one run finished and another begun; two commands then share what is left."""
+    groups, runs = "groups=[dm,hdd,dsdm]", tmp_path / "runs" / "tables" / "geodm_main"
+    wanted = command(tmp_path, groups, "jobs=2", "num_seeds=1", iterations=60)
+    started = subprocess.Popen(wanted, start_new_session=True)
+    end = time.monotonic() + 240
+    while not runs.is_dir() or sorted(set(progress(tmp_path).values())) != ["begun", "done"]:
+        assert started.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    assert children
+    while any(is_alive(pid) for pid in children):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    done = {name for name, state in progress(tmp_path).items() if state == "done"}
+    before = records_of(tmp_path)
+    both = [subprocess.Popen(wanted, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate()[0] for process in both]
+    begun = [
+        line.split()[1]
+        for text in told
+        for line in text.splitlines()
+        if line.startswith("started ")
+    ]
+    names = [RUN.replace("_dm_", f"_{group}_") for group in ("dm", "hdd", "dsdm")]
+    assert sorted(begun) == sorted(set(names) - done)  # each by one command, once
+    assert records_of(tmp_path).items() >= before.items()  # what there was is as it was
+    last = call(*wanted)
+    assert last.returncode == 0, last.stderr
+    assert "started" not in last.stdout
+    cells = json.loads((tmp_path / "tables" / "geodm_main" / "table.json").read_text())["cells"]
+    assert cells
+    assert all((cell["ours"]["seeds"], cell["ours"]["students"]) == (1, 1) for cell in cells)
+
+
+def is_alive(pid: str) -> bool:
+    """Whether a process is there and has not ended."""
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @pytest.mark.slow
 def test_other_settings_are_refused_and_named_and_nothing_is_lost(tmp_path):
     assert call(*command(tmp_path)).returncode == 0
