@@ -55,7 +55,8 @@ def pairwise(u: Tensor, v: Tensor) -> Separation:
     a = torch.linalg.vector_norm(u, dim=-1)[..., :, None]
     b = torch.linalg.vector_norm(v, dim=-1)[..., None, :]
     with torch.autocast(device_type=u.device.type, enabled=False):
-        inner = u @ v.mT
+        # The smaller set goes first: its gradient is then a product with long rows.
+        inner = u @ v.mT if u.shape[-2] <= v.shape[-2] else (v @ u.mT).mT
     return Separation(a, b, non_negative(a * b - inner), a - b)
 
 

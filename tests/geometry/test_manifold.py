@@ -130,6 +130,17 @@ def test_gradient_of_squared_distance(draw, build, name):
         )
 
 
+@pytest.mark.parametrize("sizes", [(2, 5), (5, 2)])
+def test_either_set_of_pairs_may_be_the_larger(draw, sizes):
+    u, v = (draw(3, size, 4, radius=0.7, dtype=torch.float64).requires_grad_() for size in sizes)
+    lengths = u.norm(dim=-1)[..., :, None] * v.norm(dim=-1)[..., None, :]
+    expected = lengths - (u[..., :, None, :] * v[..., None, :, :]).sum(-1)
+    torch.testing.assert_close(pairwise(u, v).gap, expected)
+    torch.testing.assert_close(pairwise(v, u).gap, expected.mT)
+    assert torch.autograd.gradcheck(lambda u, v: pairwise(u, v).gap, (u, v))
+    assert torch.autograd.gradgradcheck(lambda u, v: pairwise(u, v).gap, (u, v))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_gradient_of_centroid_and_coordinates(draw, build, name):
     manifold = build(name, 1.3, learnable=True).double()
