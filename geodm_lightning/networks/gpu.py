@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from geodm_lightning.processes import say_once
 
+Compute: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 AGREEMENT = 1e-4  # of float32 results with PyTorch's, in shares of the largest
 
@@ -57,25 +59,29 @@ def obstacle(device: torch.device) -> str | None:
     Returns:
         Why they are not to be used there, None if they are.
     """
-    generator = torch.Generator().manual_seed(0)
-    maps, pushes = (torch.randn(2, 3, s, s, generator=generator).to(device) for s in (7, 3))
-    affine = [(t + torch.rand(3, generator=generator)).to(device) for t in (0.5, -0.5)]
-    answers = []
-    for compute in (one_by_one, one_kernel):
-        leaves = [t.clone().requires_grad_() for t in (maps, *affine)]
-        try:
-            with torch.enable_grad():
-                pooled = compute(leaves[0], leaves[1], leaves[2], 1e-5)
-            answers.append([pooled.detach(), *torch.autograd.grad(pooled, leaves, pushes)])
-        except ImportError as error:
-            return f"Triton is missing ({error})"
-        except Exception as error:  # compilers and drivers fail in ways of their own
-            lines = [*str(error).splitlines(), ""]
-            return f"Triton cannot build it ({type(error).__name__}: {lines[0][:120]})"
+    try:
+        with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
+            answers = [_sample(compute, device) for compute in (one_by_one, one_kernel)]
+    except ImportError as error:
+        return f"Triton is missing ({error})"
+    except Exception as error:  # compilers and drivers fail in ways of their own
+        lines = [*str(error).splitlines(), ""]
+        return f"Triton cannot build it ({type(error).__name__}: {lines[0][:120]})"
     for plain, fused in zip(*answers, strict=True):
         if not torch.allclose(fused, plain, rtol=0, atol=AGREEMENT * float(plain.abs().max())):
             return "Triton's kernel does not agree with PyTorch"
     return None
+
+
+@torch.enable_grad()
+def _sample(compute: Compute, device: torch.device) -> list[Tensor]:
+    """Return pooled maps of odd sides and the gradients by all that they depend on."""
+    generator = torch.Generator().manual_seed(0)
+    maps, pushes = (torch.randn(2, 3, s, s, generator=generator).to(device) for s in (7, 3))
+    affine = [(t + torch.rand(3, generator=generator)).to(device) for t in (0.5, -0.5)]
+    leaves = [tensor.requires_grad_() for tensor in (maps, *affine)]
+    pooled = compute(leaves[0], leaves[1], leaves[2], 1e-5)
+    return [pooled.detach(), *torch.autograd.grad(pooled, leaves, pushes)]
 
 
 def _refused(device: torch.device) -> bool:
@@ -112,20 +118,6 @@ class _NormReluPool(torch.autograd.Function):
         from geodm_lightning.networks.triton_kernels import gradients_of
 
         return (*gradients_of(pushes, maps, weight, bias, *statistics), None)
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float
-    ) -> Any:
-        """Let the channels of all that is mapped over lie side by side."""
-        size = info.batch_size
-        maps = maps.expand(size, *maps.shape) if in_dims[0] is None else maps.movedim(in_dims[0], 0)
-        weight, bias = (
-            (t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)).flatten()
-            for t, dim in ((weight, in_dims[1]), (bias, in_dims[2]))
-        )
-        parts = _NormReluPool.apply(maps.transpose(0, 1).flatten(1, 2), weight, bias, eps)
-        return tuple(part.unflatten(1, (size, -1)) for part in parts), (1, 1, 1)
 
 
 def gradients_by_formula(

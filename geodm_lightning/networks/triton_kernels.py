@@ -210,9 +210,10 @@ def pooled_maps(
     pooled = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=plan.format)
     means, scales = maps.new_empty(2, images, channels, dtype=torch.float32).unbind()
     arguments = (maps, weight.contiguous(), bias.contiguous(), pooled, means, scales)
-    forward_kernel[plan.grid](
-        *arguments, channels, eps, *plan.strides, **plan.sizes, enable_fp_fusion=True
-    )
+    with torch.cuda.device_of(maps):
+        forward_kernel[plan.grid](
+            *arguments, channels, eps, *plan.strides, **plan.sizes, enable_fp_fusion=True
+        )
     return pooled, means, scales
 
 
@@ -238,8 +239,9 @@ def gradients_of(
     gradients = torch.empty_like(maps)
     parts = maps.new_empty(2, *means.shape, dtype=torch.float32)
     arguments = (maps, weight.contiguous(), bias.contiguous(), means, scales, pushes, gradients)
-    backward_kernel[plan.grid](
-        *arguments, *parts, means.shape[1], *plan.strides, **plan.sizes, enable_fp_fusion=True
-    )
+    with torch.cuda.device_of(maps):
+        backward_kernel[plan.grid](
+            *arguments, *parts, means.shape[1], *plan.strides, **plan.sizes, enable_fp_fusion=True
+        )
     by_weight, by_bias = parts.sum(1)
     return gradients, by_weight.to(weight.dtype), by_bias.to(bias.dtype)

@@ -7,10 +7,10 @@ Triton is imported: in a process of their own.
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
-from torch.func import grad, vmap
 
 from geodm_lightning.networks import gpu
 from geodm_lightning.processes import say_once
@@ -103,20 +103,6 @@ def test_second_derivatives_are_those_of_pytorch(device):
         assert_near(ours, theirs, 1e-4)
 
 
-def test_networks_and_images_may_be_mapped_over(device):
-    """What ``torch.func`` asks for: networks side by side, and a gradient per image."""
-    maps, weight, bias, _ = drawn((4, 3, 6, 7), device)
-    weights, biases = torch.stack([weight, -weight]), torch.stack([bias, bias + 1])
-
-    def both(compute):
-        stacked = vmap(lambda w, b: compute(maps, w, b, EPS))(weights, biases)
-        loss = lambda w, image: compute(image[None], w, bias, EPS).square().sum()  # noqa: E731
-        return stacked, vmap(grad(loss), (None, 0))(weight, maps)
-
-    for ours, theirs in zip(both(gpu.one_kernel), both(gpu.one_by_one), strict=True):
-        assert_near(ours, theirs, 1e-4)
-
-
 def test_what_is_not_a_number_stays_so(device):
     maps, weight, bias, _ = drawn((1, 2, 4, 4), device)
     maps[0, 1, 2, 3] = torch.nan
@@ -125,10 +111,13 @@ def test_what_is_not_a_number_stays_so(device):
     assert pooled[0, 0].isfinite().all()
 
 
-def test_a_kernel_that_agrees_is_taken(device):
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, nullcontext])
+def test_a_kernel_that_agrees_is_taken(device, mode):
+    """Whoever comes first, with a graph or without, in autocast as well."""
     inputs = drawn((2, 3, 6, 6), device)[:3]
     gpu.obstacle.cache_clear()
-    assert gpu.obstacle(device) is None
+    with mode(), torch.autocast(device.type, torch.bfloat16):
+        assert gpu.obstacle(device) is None
     assert torch.equal(gpu.norm_relu_pool_on_gpu(*inputs, EPS), gpu.one_kernel(*inputs, EPS))
 
 
