@@ -27,7 +27,7 @@ def test_values_and_derivatives_are_those_of_torch(rng, device, shape, channels_
     tensors = draw(rng, device, shape=shape, channels_last=channels_last)
     results = []
     for function in (norm_relu_pool, one_by_one):
-        pooled = function(*tensors, eps=1e-5)
+        pooled = function(*tensors, eps=0.5)
         plain = torch.autograd.grad(pooled.sin().sum(), tensors, retain_graph=True)
         first = torch.autograd.grad(pooled.sin().sum(), tensors, create_graph=True)
         second = torch.autograd.grad(sum(g.square().sum() for g in first), tensors)
