@@ -20,6 +20,9 @@ from geodm_lightning.types import InputError
 
 COLUMNS = ("stage", "series", "step", "key", "value")
 WANDB_HOST = "api.wandb.ai"
+# Seconds until wandb gives up on its own process and on a run to begin, 30 and 90 by default: a
+# busy machine, or a cold disk of a cluster, takes longer to start a program.
+PATIENCE = {"WANDB__SERVICE_WAIT": "300", "WANDB_INIT_TIMEOUT": "300"}
 
 
 class Curve(NamedTuple):
@@ -178,7 +181,8 @@ def wandb_tracker(
     """Open a Weights & Biases run, closed however the block ends.
 
     ``WANDB_MODE`` decides where it is set. Otherwise the run is online with an account, that is
-    a ``WANDB_API_KEY`` or a login in the netrc file, and offline without.
+    a ``WANDB_API_KEY`` or a login in the netrc file, and offline without. It waits longer than
+    wandb does for its process to start, unless the environment says how long.
 
     Args:
         project: Project of the run.
@@ -188,8 +192,15 @@ def wandb_tracker(
 
     Yields:
         A Lightning logger.
+
+    Raises:
+        InputError: If the run cannot be opened.
     """
+    import wandb
+
     folder.mkdir(parents=True, exist_ok=True)
+    for name, seconds in PATIENCE.items():
+        os.environ.setdefault(name, seconds)
     logger = WandbLogger(
         project=project,
         name=name,
@@ -197,7 +208,13 @@ def wandb_tracker(
         config=dict(config),
         mode=None if os.environ.get("WANDB_MODE") else wandb_mode(),
     )
-    run, exit_code = logger.experiment, 1
+    try:
+        run, exit_code = logger.experiment, 1
+    except wandb.Error as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"Weights & Biases cannot be started ({reason}); try again, or use logger=csv"
+        ) from error
     try:
         yield logger
         exit_code = 0

@@ -1,6 +1,10 @@
 """Metrics: what is logged is read, once, also after a kill; wandb without a network."""
 
 import math
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -124,6 +128,44 @@ def test_damaged_netrc_is_named(nobody):
     nobody.write_text("machin oops\n")
     with pytest.raises(InputError, match="WANDB_MODE=offline"):
         wandb_mode()
+
+
+START = """
+import sys
+from pathlib import Path
+from wandb.sdk.lib.service import service_process
+from geodm_lightning.reporting.tracking import wandb_tracker
+from geodm_lightning.types import InputError
+folder = Path(sys.argv[1])
+slow, program = folder / "slow", service_process.get_core_path()
+slow.write_text(f'#!/bin/sh\\nsleep {sys.argv[2]}\\nexec "{program}" "$@"\\n')
+slow.chmod(0o755)
+service_process.get_core_path = lambda: str(slow)
+try:
+    with wandb_tracker(project="p", name="n", folder=folder / "run", config={}):
+        print("began")
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("delay", "told", "said"),
+    [
+        (2, {"WANDB__SERVICE_WAIT": "0.1"}, r"cannot be started \(.* 0\.1 sec.*or use logger=csv$"),
+        pytest.param(32, {}, r"^began$", marks=pytest.mark.slow),  # wandb itself waits 30 s
+    ],
+)
+def test_wandb_is_waited_for_as_long_as_is_said(nobody, tmp_path, delay, told, said):
+    """Its process is the real one, which begins late."""
+    environment = {k: v for k, v in os.environ.items() if k != "WANDB__SERVICE_WAIT"}
+    done = subprocess.run(
+        [sys.executable, "-c", START, str(tmp_path), str(delay)],
+        env={**environment, "WANDB_SILENT": "true", **told},
+        capture_output=True,
+        text=True,
+    )
+    assert re.search(said, done.stdout.strip()), done.stdout + done.stderr
 
 
 def test_wandb_writes_offline_and_finishes_after_an_error(nobody, tmp_path, monkeypatch):
