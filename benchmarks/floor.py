@@ -150,6 +150,7 @@ def rows(case: Case, found: Found, machine: Machine) -> Iterator[dict[str, Any]]
             "ipcs": list(dict.fromkeys(ipc for _, ipc in found.of)),
             "precision": case.precision,
             "sizes": own.sizes,
+            "seconds per image": own.seconds / own.sizes["images"],
             **beside_floor(own.seconds, total(own.work), case.precision, machine),
             "parts": {
                 name: beside_floor(

@@ -61,7 +61,7 @@ class Measured(NamedTuple):
         parts: Seconds of each component, forward and backward: its share of turns that were
             measured section by section, times ``seconds``; ``rest`` is what no section covers.
         work: What each component takes at least.
-        sizes: What was measured on, for readers.
+        sizes: What was measured on, for readers; ``images`` is how many it took.
     """
 
     seconds: float

@@ -82,7 +82,11 @@ def measure(
             seconds,
             shared_out(seconds, sections, whole),
             work(sizes, flops),
-            {**sizes._asdict(), "features": WIDTH},
+            {
+                **sizes._asdict(),
+                "features": WIDTH,
+                "images": sizes.classes * (sizes.real_batch + sizes.ipc),
+            },
         )
     }
 
