@@ -180,6 +180,12 @@ def test_a_plateau_halves_the_rate_and_survives_a_restore(make):
     assert capture(restored)["image_lr"] == pytest.approx(2.5e-4)
 
 
+def test_a_schedule_sees_the_loss_of_every_iteration(make):
+    distiller = make(*STRATEGIES["ncfm"], *KEPT)
+    run(distiller, 3)
+    assert capture(distiller)["image_scheduler"]["last_epoch"] == 3
+
+
 def test_a_state_of_another_shape_is_refused(make):
     state = capture(make())
     with pytest.raises(InputError, match=r"the checkpoint holds images of shape"):
