@@ -95,6 +95,7 @@ def test_finished_students_of_a_score_are_taken_off(run, tmp_path):
     assert {what: -(-steps // 3 // 3) * 3 for what, steps in alone.items()} == shared
 
 
+@pytest.mark.slow
 def test_a_page_is_probed_at_its_size(run):
     (work,) = probe_report(probed(run))
     page = report(run)

@@ -149,11 +149,12 @@ except InputError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("delay", "told", "said"),
     [
         (2, {"WANDB__SERVICE_WAIT": "0.1"}, r"cannot be started \(.* 0\.1 sec.*or use logger=csv$"),
-        pytest.param(32, {}, r"^began$", marks=pytest.mark.slow),  # wandb itself waits 30 s
+        (32, {}, r"^began$"),  # wandb itself waits 30 s
     ],
 )
 def test_wandb_is_waited_for_as_long_as_is_said(nobody, tmp_path, delay, told, said):
