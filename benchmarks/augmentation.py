@@ -136,7 +136,7 @@ def draws_of(name: str, turn: int, device: torch.device) -> Tensor:
 
 
 def moves(shape: Shape, device: torch.device, repeats: int) -> dict[str, float]:
-    """Time the moves of whole pixels one after the other, and as one gather and one product.
+    """Time the moves of whole pixels, class by class: one after the other, and as one gather.
 
     Mirrored, cut and shifted positions are made by the operations themselves, of an image whose
     pixels are their own numbers, so the gather gives what the operations give; making them is not
@@ -144,26 +144,28 @@ def moves(shape: Shape, device: torch.device, repeats: int) -> dict[str, float]:
     """
     images = random_images(shape, device)
     side = images.shape[-1]
-    numbers = torch.arange(1.0, side**2 + 1, device=device).expand(NUM_CLASSES, 1, 1, -1)
-    numbers = numbers.reshape(NUM_CLASSES, 1, 1, side, side)
+    numbers = torch.arange(1.0, side**2 + 1, device=device).view(1, 1, 1, side, side)
 
-    def moved(some: Tensor, turn: int) -> Tensor:
+    def moved(some: Tensor, turn: int, label: int) -> Tensor:
         for name in MOVES:
-            some = OPERATIONS[name].apply(some, draws_of(name, turn, device))
+            draws = draws_of(name, turn, device)[label : label + 1]
+            some = OPERATIONS[name].apply(some, draws)
         return some
 
-    places = [moved(numbers, turn).flatten(-2).long() for turn in range(repeats + 1)]
+    labels, turns = range(NUM_CLASSES), range(repeats + 1)
+    places = [[moved(numbers, turn, g).flatten(-2).long() for g in labels] for turn in turns]
 
-    def gathered(turn: int) -> Tensor:
-        index = (places[turn] - 1).clamp(min=0).expand(*images.shape[:3], -1)
-        return images.flatten(-2).gather(-1, index).mul_(places[turn] > 0).view_as(images)
+    def gathered(some: Tensor, turn: int, label: int) -> Tensor:
+        own = places[turn][label]
+        index = (own - 1).clamp(min=0).expand(*some.shape[:3], -1)
+        return some.flatten(-2).gather(-1, index).mul_(own > 0).view_as(some)
 
-    torch.testing.assert_close(gathered(0), moved(images, 0), rtol=0, atol=0)
-    return milliseconds(
-        {"three operations, ms": lambda turn: moved(images, turn), "one gather, ms": gathered},
-        device,
-        repeats,
-    )
+    def of_all(way: Callable[[Tensor, int, int], Tensor]) -> Callable[[int], list[Tensor]]:
+        return lambda turn: [way(images[g : g + 1], turn, g) for g in labels]
+
+    torch.testing.assert_close(of_all(gathered)(0), of_all(moved)(0), rtol=0, atol=0)
+    ways = {"three operations, ms": of_all(moved), "one gather, ms": of_all(gathered)}
+    return milliseconds(ways, device, repeats)
 
 
 def real_side(shape: Shape, device: torch.device, repeats: int) -> dict[str, float]:
