@@ -28,6 +28,7 @@ import torch
 from kernels import matching, sampling, student, transport
 from machine import Machine, measure_machine
 from steps import Sizes
+from turns import NO_CUDA, positive
 from work import Measured, Work, total
 
 from geodm_lightning.data.catalog import dataset_spec
@@ -203,22 +204,15 @@ def parse() -> argparse.Namespace:
     ):
         parser.add_argument(f"--{name}", type=positive, help=f"{what}, for every data set")
     parser.add_argument("--output", type=Path)
-    return parser.parse_args()
-
-
-def positive(text: str) -> int:
-    """Read a whole number from 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return number
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error(NO_CUDA)
+    return arguments
 
 
 def main() -> None:
     arguments = parse()
     device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("error: no CUDA device here; leave --device out")
     load = os.getloadavg()[0]  # programs that were running beside this one
     keep_freed_memory()
     before = measure_machine(device)

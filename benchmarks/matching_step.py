@@ -24,7 +24,7 @@ import torch
 from kernels import matching
 from machine import measure_machine
 from steps import Sizes, Steps
-from turns import medians, ratio, seconds_of, take_turns, tell
+from turns import medians, positive, ratio, seconds_of, take_turns, tell
 from work import flops_of_step
 
 from geodm_lightning.distillers.matching import MatchingDistiller
@@ -125,10 +125,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--real-batch", type=int, default=256)
-    parser.add_argument("--ipc", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--small-batch", type=int, default=8, help="for bf16 where it is slow")
+    parser.add_argument("--real-batch", type=positive, default=256)
+    parser.add_argument("--ipc", type=positive, default=10)
+    parser.add_argument("--repeats", type=positive, default=5)
+    parser.add_argument("--small-batch", type=positive, default=8, help="for bf16 where it is slow")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     result = measure(arguments)

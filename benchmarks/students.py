@@ -184,13 +184,15 @@ def compared(times: dict[str, list[Seconds]], base: str, steps: int) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--students", type=int, default=20)
+    parser.add_argument("--students", type=turns.positive, default=20)
     defaults = ["digits, width 32", "CIFAR-10, width 128"]
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=defaults)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--processes", type=turns.positive, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--repeats", type=turns.positive, default=3)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error(turns.NO_CUDA)
     load = os.getloadavg()[0]  # programs that were running beside this one
     torch.set_num_threads(1)
     keep_freed_memory()

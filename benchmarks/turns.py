@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import time
@@ -15,6 +16,17 @@ from unittest.mock import patch
 import torch
 
 from geodm_lightning.files import write_json
+
+
+NO_CUDA = "no CUDA device here; leave --device out"
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1 off the command line."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return number
 
 
 def synchronise(device: torch.device) -> None:

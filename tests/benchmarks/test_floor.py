@@ -170,6 +170,17 @@ def test_command_measures_and_draws(tmp_path):
     assert results.with_suffix(".png").stat().st_size > 10_000
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device")
+def test_a_missing_gpu_is_refused(monkeypatch, capsys):
+    import floor
+
+    monkeypatch.setattr(sys, "argv", ["floor.py", "--device", "cuda"])
+    with pytest.raises(SystemExit) as stopped:
+        floor.main()
+    assert stopped.value.code == 2
+    assert "no CUDA device here; leave --device out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("wrong", [["--repeats", "0"], ["--kernels", "step"], ["--ipcs", "-1"]])
 def test_wrong_arguments_are_refused(wrong, monkeypatch, capsys):
     import floor
