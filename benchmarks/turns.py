@@ -17,7 +17,6 @@ import torch
 
 from geodm_lightning.files import write_json
 
-
 NO_CUDA = "no CUDA device here; leave --device out"
 
 
