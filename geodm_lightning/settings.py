@@ -141,10 +141,10 @@ def check_settings(settings: dict[str, Any]) -> None:
         found, value = _look_up(settings, key)
         if found and rule.broken_by(value):
             raise InputError(f"{key} must be {rule}, got {value!r}")
-    for key, choices in CHOICES.items():
+    for key, known in CHOICES.items():
         found, value = _look_up(settings, key)
-        if found and value not in choices:
-            raise InputError(f"unknown {key} {value!r}; choose one of {', '.join(map(str, choices))}")
+        if found and value not in known:
+            raise InputError(f"unknown {key} {value!r}; choose one of {', '.join(map(str, known))}")
     for key, names in (("stages", STAGES), ("baselines", BASELINES)):
         unknown = [item for item in settings[key] if item not in names]
         if unknown:
