@@ -116,7 +116,7 @@ def about(run: Run, options: AuditOptions) -> dict[str, Any]:
         "steps": training.num_steps(len(run.data.train)) if trained else 0,
         "num_real": int(counts.clamp(max=most).sum()),
         "real_per_class": int(counts.clamp(max=most).min()),
-        "provenance": provenance(run.site.device),
+        "provenance": provenance(*run.site[:2]),
     }
 
 

@@ -88,7 +88,7 @@ def score(run: Run) -> Path:
             "options": dataclasses.asdict(options),
             "held_out": len(bench.held_out),
             "rows": values,
-            "provenance": provenance(run.site.device),
+            "provenance": provenance(*run.site[:2]),
         }
         write_json(path, contents)
         tell(values)
