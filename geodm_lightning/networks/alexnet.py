@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
+from geodm_lightning.networks.convolution import Convolution
 from geodm_lightning.networks.network import BlockNetwork
 from geodm_lightning.types import InputError
 
@@ -52,7 +53,7 @@ class AlexNet(BlockNetwork):
         for outputs, size, halve in LAYERS:
             pad = padding if not blocks else size // 2
             blocks += [
-                skip_init(nn.Conv2d, inputs, outputs, kernel_size=size, padding=pad),
+                skip_init(Convolution, inputs, outputs, size, padding=pad),
                 nn.ReLU(inplace=True),
             ]
             blocks += [nn.MaxPool2d(2)] if halve else []
