@@ -125,6 +125,21 @@ class RunFolder(NamedTuple):
         if not self.environment.is_file():
             write_json(self.environment, environment)
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings the folder was made for; none where it was not made.
+
+        Raises:
+            InputError: If ``config.yaml`` is damaged.
+        """
+        if not self.config.is_file():
+            return {}
+        try:
+            return yaml.safe_load(self.config.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"damaged {self.config}: not YAML; delete the run folder or choose name=NAME"
+            ) from error
+
     def check_same(self, settings: dict[str, Any]) -> None:
         """Compare ``settings`` with those the folder was made for, if it was made.
 
@@ -133,13 +148,7 @@ class RunFolder(NamedTuple):
         """
         if not self.config.is_file():
             return
-        try:
-            before = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"damaged {self.config}: not YAML; delete the run folder or choose name=NAME"
-            ) from error
-        differing = differences(before or {}, settings)
+        differing = differences(self.settings(), settings)
         if differing:
             raise InputError(
                 f"run folder {self.path} belongs to another configuration: "

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from geodm_lightning.command_line import CONFIGS
+from geodm_lightning.command_line import CONFIGS, register_resolvers
 from geodm_lightning.evaluation.merging import merge_results
 from geodm_lightning.evaluation.result import EvaluationResult, load_results
 from geodm_lightning.pipeline import without_held_out
@@ -15,6 +15,7 @@ from geodm_lightning.settings import check_settings, shortened
 from geodm_lightning.tables.runs import PlannedRun
 from geodm_lightning.types import InputError
 
+LEFT_TO_HARDWARE = ("auto", "bf16-mixed")  # values of trainer.precision
 DONE, PARTIAL, MISSING, REFUSED = "done", "partial", "missing", "refused"
 
 
@@ -63,6 +64,7 @@ def compose_config(overrides: Sequence[str]) -> Any:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    register_resolvers()
     if GlobalHydra.instance().is_initialized():
         return compose("config", list(overrides))
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -116,10 +118,26 @@ def read_seed(
         InputError: If the folder was made with other settings, or its results are damaged.
     """
     if settings is not None:
-        RunFolder(folder).check_same({**settings, "seed": seed})
+        own = RunFolder(folder)
+        own.check_same({**with_precision_of(own, settings), "seed": seed})
     path = RunFolder(folder).results
     results = {result.key: result for result in load_results(path)} if path.is_file() else {}
     return {key: results[key] for key in run.results if key in results}
+
+
+def with_precision_of(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with the precision in which a run of them was computed.
+
+    Where they leave it to the hardware, that is the one the run tells, as it may have been made
+    on another machine than the one that reads it.
+    """
+    trainer = settings.get("trainer", {})
+    asked = trainer.get("precision")
+    if asked in LEFT_TO_HARDWARE:
+        asked = folder.settings().get("trainer", {}).get("precision", asked)
+    elif asked == "bf16-emulated":
+        asked = "bf16-mixed"
+    return {**settings, "trainer": {**trainer, "precision": asked}} if trainer else {**settings}
 
 
 def num_students(settings: Mapping[str, Any]) -> int:

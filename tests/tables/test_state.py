@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from geodm_lightning.tables.definition import read_table
 from geodm_lightning.tables.plan import overrides_in, read_plan
@@ -59,6 +60,30 @@ def test_a_folder_made_with_other_settings_is_refused_and_the_key_named(tmp_path
     assert found.state == "refused"
     assert "ipc (1 there, 2 now)" in found.reason
     assert found.results == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "computed", "is_refused"),
+    [
+        ("auto", "32-true", False),
+        ("auto", "bf16-mixed", False),
+        ("bf16-mixed", "32-true", False),
+        ("bf16-emulated", "bf16-mixed", False),
+        ("bf16-emulated", "32-true", True),
+        ("32-true", "bf16-mixed", True),
+    ],
+)
+def test_a_precision_is_that_of_the_run_where_it_is_left_to_hardware(
+    tmp_path, asked, computed, is_refused
+):
+    config = f"name: run\ntrainer: {{precision: {computed}}}\nseed: 0\n"
+    write_run(tmp_path, {0: seed_results(0)}, config=config)
+    counts = {"evaluation": {"num_students": 1}, "schedule": {"max_students": 1}}
+    (tmp_path / "0" / "config.yaml").write_text(f"{config}{yaml.safe_dump(counts)}")
+    settings = {"name": "run", "trainer": {"precision": asked}, **counts}
+    found = state(tmp_path, seeds=(0,), settings=settings)
+    assert (found.state == "refused") == is_refused
+    assert ("trainer.precision" in found.reason) == is_refused
 
 
 def test_cells_of_two_protocols_are_refused_and_both_are_named(tmp_path):
