@@ -13,10 +13,14 @@ from geodm_lightning.data.augment import Augmentation, AugmentDraw
 from geodm_lightning.data.normalise import normalise
 from geodm_lightning.data.table import ImageTable
 from geodm_lightning.ledger import Ledger, Spending
+from geodm_lightning.networks.network import BlockNetwork
 from geodm_lightning.networks.pool import NetworkPool
+from geodm_lightning.networks.workers import run_each
 from geodm_lightning.randomness import keyed_generator
 
-CPU_CHUNK = 128  # real images a CPU embeds at once; more leave its caches and are slower
+CPU_CHUNK = (
+    64  # real images that a core embeds at once; more leave its caches and keep others waiting
+)
 CPU_PIECE = 2**18  # numbers in the images a CPU gathers and augments at once, or one class
 
 
@@ -141,6 +145,9 @@ def embed_in_chunks(network: nn.Module, images: Tensor) -> Tensor:
     A CPU takes them in pieces that fit its caches, unless the network mixes the images.
     """
     embed: Callable[[Tensor], Tensor] = network.embed  # type: ignore[assignment]
-    whole = images.device.type != "cpu" or couples_images(network)
-    chunks = images.split(len(images) if whole else CPU_CHUNK)
-    return torch.cat([embed(chunk) for chunk in chunks])
+    if images.device.type != "cpu" or couples_images(network):
+        return embed(images)
+    chunks = images.split(CPU_CHUNK)
+    if not isinstance(network, BlockNetwork):  # may draw random numbers, in their order
+        return torch.cat([embed(chunk) for chunk in chunks])
+    return torch.cat(run_each(embed, chunks))

@@ -19,16 +19,20 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from geodm_lightning.networks.workers import run_each
+
 TILE = 4  # pixels of the result along one side of a tile
-PIECE = 600_000  # transformed numbers that are worked on at once; 2.4 MB stay in the caches
+SUMS = 8  # of the kernels' derivative, made at once and then added; whatever cores there are
+FEWEST = 128  # tiles of a piece, where there are several
+PIECE = 2_400_000  # transformed numbers that are worked on at once: 10 MB, longer than cores wait
 KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6)) + (
     (1 / 24, 1 / 12, 1 / 6),
     (1 / 24, -1 / 12, 1 / 6),
@@ -135,9 +139,13 @@ class _Convolve(torch.autograd.Function):
         kernels = transform_kernels(weight)
         sides = [side + 2 * padding - 2 for side in maps.shape[2:]]
         result = maps.new_empty(len(maps), *map(_ceil, sides), len(weight))
-        for images, piece in _pieces(maps, max(weight.shape[:2])):
-            tiles = transform_tiles(pad(piece, padding))
-            _untile(products(tiles, kernels, bias, num_images=len(piece)), out=result[images])
+
+        def run(images: slice) -> None:
+            tiles = transform_tiles(pad(maps[images], padding))
+            out = result[images]
+            _untile(products(tiles, kernels, bias, num_images=len(out)), out=out)
+
+        run_each(run, _pieces(maps, max(weight.shape[:2])))
         return result[:, : sides[0], : sides[1]].permute(0, 3, 1, 2)
 
     @staticmethod
@@ -163,11 +171,17 @@ class _Correlate(torch.autograd.Function):
         ctx.save_for_backward(maps, gradient)
         ctx.padding = padding
         inputs, outputs = maps.shape[1], gradient.shape[1]
-        kernels = maps.new_zeros(36, inputs, outputs)
-        for images, piece in _pieces(maps, max(inputs, outputs)):
-            tiles = transform_tiles(pad(piece, padding))
-            kernels.baddbmm_(tiles.transpose(1, 2), _transform_result(gradient[images]))
-        flat = _matrices(maps.dtype)[0].T @ kernels.flatten(1)
+
+        def add_up(pieces: Sequence[slice]) -> Tensor:
+            kernels = maps.new_zeros(36, inputs, outputs)
+            for images in pieces:
+                tiles = transform_tiles(pad(maps[images], padding))
+                kernels.baddbmm_(tiles.transpose(1, 2), _transform_result(gradient[images]))
+            return kernels
+
+        pieces = _pieces(maps, max(inputs, outputs))
+        parts = run_each(add_up, [pieces[k::SUMS] for k in range(max(1, min(SUMS, len(pieces))))])
+        flat = _matrices(maps.dtype)[0].T @ reduce(Tensor.add_, parts).flatten(1)
         return flat.view(3, 3, inputs, outputs).permute(3, 2, 0, 1).contiguous()
 
     @staticmethod
@@ -218,12 +232,15 @@ def _untile(tiles: Tensor, *, out: Tensor) -> None:
     places.copy_(windows.permute(0, 5, 3, 1, 6, 4, 2, 7))
 
 
-def _pieces(maps: Tensor, channels: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yield as many images at once as the caches hold, with their places."""
-    size = images_at_once(maps.shape[2:], channels)
-    for start in range(0, len(maps), size):
-        images = slice(start, start + size)
-        yield images, maps[images]
+def _pieces(maps: Tensor, channels: int) -> list[slice]:
+    """Return the places of images that are worked on at once.
+
+    Several pieces where there are tiles for it, alike in size, so that all cores have work.
+    """
+    num_tiles = len(maps) * pixels_of_tiles(maps.shape[2:]) // TILE**2
+    least = max(1, min(SUMS, num_tiles // FEWEST))
+    size = min(images_at_once(maps.shape[2:], channels), max(1, -(-len(maps) // least)))
+    return [slice(start, start + size) for start in range(0, len(maps), size)]
 
 
 def _turned(weight: Tensor) -> Tensor:
