@@ -2,9 +2,6 @@
 
 import gc
 import json
-import os
-import subprocess
-import sys
 import time
 import weakref
 from pathlib import Path
@@ -225,43 +222,3 @@ def test_views_and_samples_are_counted_as_they_will_be_made(tmp_path):
     assert sum(work.steps for work in works_of(found, "evaluate")) == made
     stored = sum(part.stat().st_size for part in epochs)
     assert next(w.disk for w in works_of(found, "relabel") if w.disk) <= stored
-
-
-LIMITED = """
-import resource, runpy, sys
-import torch, lightning, geodm_lightning.pipeline
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-size = int(status["VmSize"].split()[0]) * 1024 + int(sys.argv.pop(1))
-resource.setrlimit(resource.RLIMIT_AS, (size, size))
-sys.argv[0] = sys.argv.pop(1)
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-@pytest.mark.slow
-def test_a_run_that_needs_more_than_there_is_names_what_then_fits(tmp_path):
-    script = str(ROOT / "experiments" / "run.py")
-    wide = ("network.width=256", "ipc=130", "distiller.real_batch=8", "stages=[distill]")
-    options = [*tiny_overrides(tmp_path), *wide, "baselines=[]"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def go(*more):
-        return subprocess.run(
-            [sys.executable, "-c", LIMITED, str(700 * 2**20), script, *options, *more],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            cwd=ROOT,
-        )
-
-    failed = go()
-    assert failed.returncode == 2
-    assert failed.stderr.startswith(
-        "error: out of memory in stage distill: 10 classes at once need"
-    )
-    assert failed.stderr.count("\n") == 1
-    fitting = failed.stderr.partition("lower distiller.classes_per_step to ")[2].split()[0]
-    assert 1 <= int(fitting) < 10
-    again = go(f"distiller.classes_per_step={fitting}")
-    assert again.returncode == 0, again.stderr
