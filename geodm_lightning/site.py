@@ -21,6 +21,7 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning
 
 Precision = Literal["32-true", "bf16-mixed"]
 Asked = Literal["auto", "32-true", "bf16-mixed", "bf16-emulated"]
+LEFT_TO_HARDWARE = ("auto", "bf16-mixed")  # values of trainer.precision
 # Of processors that multiply in bfloat16: Intel's matrix tiles and vectors, AMD's, Arm's.
 BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
 
@@ -119,7 +120,7 @@ def settled_precision(asked: Asked, device: torch.device) -> Precision:
             float32 elsewhere; ``"bf16-emulated"`` is bfloat16 everywhere.
         device: The device.
     """
-    if asked in ("auto", "bf16-mixed"):
+    if asked in LEFT_TO_HARDWARE:
         return "bf16-mixed" if multiplies_bf16(device) else "32-true"
     return "bf16-mixed" if asked == "bf16-emulated" else "32-true"
 

@@ -12,10 +12,10 @@ from geodm_lightning.evaluation.result import EvaluationResult, load_results
 from geodm_lightning.pipeline import without_held_out
 from geodm_lightning.run_folder import RunFolder
 from geodm_lightning.settings import check_settings, shortened
+from geodm_lightning.site import LEFT_TO_HARDWARE
 from geodm_lightning.tables.runs import PlannedRun
 from geodm_lightning.types import InputError
 
-LEFT_TO_HARDWARE = ("auto", "bf16-mixed")  # values of trainer.precision
 DONE, PARTIAL, MISSING, REFUSED = "done", "partial", "missing", "refused"
 
 
