@@ -199,8 +199,8 @@ def wandb_tracker(
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, seconds in PATIENCE.items():
-        os.environ.setdefault(name, seconds)
+    for variable, seconds in PATIENCE.items():
+        os.environ.setdefault(variable, seconds)
     logger = WandbLogger(
         project=project,
         name=name,
