@@ -15,8 +15,8 @@ from geodm_lightning.data.table import ImageTable
 from geodm_lightning.ledger import Ledger, Spending
 from geodm_lightning.networks.network import BlockNetwork
 from geodm_lightning.networks.pool import NetworkPool
-from geodm_lightning.networks.workers import run_each
 from geodm_lightning.randomness import keyed_generator
+from geodm_lightning.workers import run_each
 
 CPU_CHUNK = (
     64  # real images that a core embeds at once; more leave its caches and keep others waiting

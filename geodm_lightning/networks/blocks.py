@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from geodm_lightning.networks import winograd
 from geodm_lightning.networks.convolution import Convolution, is_plain, is_worth_tiling
-from geodm_lightning.networks.workers import run_each
+from geodm_lightning.workers import run_each
 
 Block: TypeAlias = tuple[Convolution, nn.GroupNorm]
 Write: TypeAlias = Callable[[Tensor, Tensor], None]  # (maps, where the pooled ones go)

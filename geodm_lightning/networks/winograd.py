@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geodm_lightning.networks.workers import run_each
+from geodm_lightning.workers import run_each
 
 TILE = 4  # pixels of the result along one side of a tile
 SUMS = 8  # of the kernels' derivative, made at once and then added; whatever cores there are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,8 +17,10 @@ from geodm_lightning.transport.rounds import (
     scaling_rounds,
 )
 from geodm_lightning.types import InputError
+from geodm_lightning.workers import run_alone, run_each
 
 ABSORB_EVERY = 25  # iterations between two looks at the scalings
+CORE_SIZE = 640_000  # costs from which a second core pays; below, it waits for its operations
 
 
 class Plan(NamedTuple):
@@ -50,7 +53,8 @@ def sinkhorn(
     the envelope theorem makes :func:`entropic_cost` differentiable without unrolling. The first
     iteration is made on logarithms, the others are matrix-vector products with the kernel that
     the potentials so far are absorbed in, 25 at a time; a problem so sharp that its kernel leaves
-    the range of numbers goes on on logarithms. Every 25 iterations wait for the device once.
+    the range of numbers goes on on logarithms. Every 25 iterations wait for the device once. On a
+    CPU few costs are left to one core, and of many problems every core has its own.
 
     Args:
         cost: Ground costs, shape ``(..., n, m)``.
@@ -81,15 +85,34 @@ def sinkhorn(
     _check(epsilon, num_iters, tolerance)
     with torch.no_grad():
         cost = cost.to(torch.promote_types(cost.dtype, torch.float32))
-        num_rows, num_columns = cost.shape[-2:]
         temperature = torch.as_tensor(epsilon, dtype=cost.dtype, device=cost.device)
-        temperature = temperature.expand(cost.shape[:-2])[..., None]
-        log_kernel = cost / -temperature[..., None]
-        buffer = torch.empty_like(log_kernel)
-        potentials = _potentials(log_kernel, num_iters, tolerance, buffer)
-        plan = absorbed(log_kernel, potentials, out=buffer).div_(num_rows * num_columns)
-        f, g = (potential * temperature for potential in potentials)
-        return Plan(plan, f, g, marginal_error(plan))
+        temperature = temperature.expand(cost.shape[:-2])
+        solve = partial(_solve, num_iters=num_iters, tolerance=tolerance)
+        if cost.device.type != "cpu":
+            return solve(cost, temperature)
+        shares = cost.numel() // CORE_SIZE
+        if shares < 2:
+            return run_alone(partial(solve, cost, temperature))
+        count = min(torch.get_num_threads(), shares)
+        if count < 2 or temperature.numel() < 2 or tolerance > 0:  # one stop for all problems
+            return solve(cost, temperature)
+        batch = cost.shape[:-2]
+        split = (cost.flatten(0, -3).chunk(count), temperature.flatten().chunk(count))
+        pieces = zip(*split, strict=True)
+        solved = run_each(lambda piece: solve(*piece), pieces)
+        return Plan(*(torch.cat(parts).unflatten(0, batch) for parts in zip(*solved, strict=True)))
+
+
+def _solve(cost: Tensor, temperature: Tensor, *, num_iters: int, tolerance: float) -> Plan:
+    """Solve all problems together, at temperatures of the leading shape."""
+    num_rows, num_columns = cost.shape[-2:]
+    temperature = temperature[..., None]
+    log_kernel = cost / -temperature[..., None]
+    buffer = torch.empty_like(log_kernel)
+    potentials = _potentials(log_kernel, num_iters, tolerance, buffer)
+    plan = absorbed(log_kernel, potentials, out=buffer).div_(num_rows * num_columns)
+    f, g = (potential * temperature for potential in potentials)
+    return Plan(plan, f, g, marginal_error(plan))
 
 
 def _potentials(log_kernel: Tensor, num_iters: int, tolerance: float, buffer: Tensor) -> Potentials:

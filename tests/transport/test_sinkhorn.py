@@ -236,3 +236,19 @@ def test_tolerance_stops_early_and_not_too_early(device, rng, dtype):
 def test_refuses_a_tolerance_that_is_no_mass(tolerance):
     with pytest.raises(InputError, match="tolerance must be a mass from 0"):
         sinkhorn(torch.zeros(2, 2), epsilon=1.0, num_iters=5, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("shape", [(10, 256, 10), (5, 3, 2000, 50)])
+def test_plans_do_not_depend_on_the_number_of_threads(shape):
+    *batch, n, m = shape
+    generator = torch.Generator().manual_seed(0)
+    cost = draw_cost(generator, "cpu", torch.float32, *batch, n=n, m=m)
+    epsilon = 0.05 * cost.mean((-2, -1))
+    before, found = torch.get_num_threads(), []
+    for count in (1, 4):
+        torch.set_num_threads(count)
+        found.append(sinkhorn(cost, epsilon=epsilon, num_iters=30))
+    torch.set_num_threads(before)
+    for one, four in zip(*found, strict=True):
+        assert four.shape == one.shape
+        torch.testing.assert_close(four, one, rtol=1e-4, atol=1e-5)

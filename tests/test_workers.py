@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from geodm_lightning.networks import winograd
 from geodm_lightning.networks.backbones import build_network
-from geodm_lightning.networks.workers import run_each
 from geodm_lightning.randomness import keyed_generator
+from geodm_lightning.workers import run_alone, run_each
 
 
 @pytest.fixture(params=[1, 3])
@@ -35,6 +35,15 @@ def test_every_item_has_a_core_and_the_caller_keeps_its_own(threads):
     thread.start()
     thread.join()
     assert later == [threads]  # what starts afterwards takes over the caller's number
+
+
+def test_work_alone_has_one_core(threads):
+    assert run_alone(torch.get_num_threads) == 1
+    assert torch.get_num_threads() == threads
+    leaf = torch.ones(3, requires_grad=True)
+    assert not run_alone(lambda: leaf * 2).requires_grad
+    with pytest.raises(ZeroDivisionError):
+        run_alone(lambda: 1 / 0)
 
 
 def test_no_graph_is_made(threads):
