@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 3000
 
 .PHONY: demo test check format clean
 

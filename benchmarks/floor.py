@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from geodm_lightning.openmp import wait_briefly
+
+wait_briefly()  # before torch is imported
 
 import argparse
 from collections.abc import Iterator

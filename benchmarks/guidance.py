@@ -11,9 +11,9 @@ guidance, 2 × 118.6 GMAC each, at the product rate of this machine, which no ne
 
 from __future__ import annotations
 
-import os
+from geodm_lightning.openmp import wait_briefly
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+wait_briefly()  # before torch is imported
 
 import argparse
 from collections.abc import Callable

@@ -11,9 +11,9 @@ are an epoch of ImageNet-1K at ten images per class.
 
 from __future__ import annotations
 
-import os
+from geodm_lightning.openmp import wait_briefly
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+wait_briefly()  # before torch is imported
 
 import argparse
 import statistics

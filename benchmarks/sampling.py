@@ -12,9 +12,9 @@ pushes at 0.6 to 0.9 of them, a third of 50 and, at the 10 steps of the default,
 
 from __future__ import annotations
 
-import os
+from geodm_lightning.openmp import wait_briefly
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+wait_briefly()  # before torch is imported
 
 import argparse
 import statistics

@@ -9,9 +9,9 @@ median of the ratios of the turns. Solvers of other libraries are in benchmarks/
 
 from __future__ import annotations
 
-import os
+from geodm_lightning.openmp import wait_briefly
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+wait_briefly()  # before torch is imported
 
 import argparse
 import statistics

@@ -1,8 +1,8 @@
 """Convert a distilled set: ``python experiments/convert.py SOURCE [TARGET to=FORMAT] …``."""
 
-import os
+from geodm_lightning.openmp import wait_briefly
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy-waiting threads starve
+wait_briefly()  # before torch is imported
 
 import sys
 from pathlib import Path

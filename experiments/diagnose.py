@@ -1,8 +1,8 @@
 """Diagnose a data set's geometry: ``python experiments/diagnose.py [data=NAME] [key=value …]``."""
 
-import os
+from geodm_lightning.openmp import wait_briefly
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy-waiting threads starve
+wait_briefly()  # before torch is imported
 
 from typing import Any
 

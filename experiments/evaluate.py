@@ -1,8 +1,8 @@
 """Judge sets made elsewhere: ``python experiments/evaluate.py distilled=PATH [key=value …]``."""
 
-import os
+from geodm_lightning.openmp import wait_briefly
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy-waiting threads starve
+wait_briefly()  # before torch is imported
 
 import sys
 

@@ -3,9 +3,9 @@
 ``-m hydra/sweeper=optuna hydra.sweeper.space=sweeps/NAME.yaml`` runs a sweep of it.
 """
 
-import os
+from geodm_lightning.openmp import wait_briefly
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy-waiting threads starve
+wait_briefly()  # before torch is imported
 
 from pathlib import Path
 

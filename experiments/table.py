@@ -1,9 +1,10 @@
 """A paper's table by one command: ``python experiments/table.py table=NAME [key=value …]``."""
 
-import os
 import sys
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy-waiting threads starve
+from geodm_lightning.openmp import wait_briefly
+
+wait_briefly()  # before torch is imported
 
 import hydra
 from omegaconf import DictConfig

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from geodm_lightning.openmp import wait_briefly
+
+wait_briefly()  # before torch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process per core: more threads would wait
 
 import pytest
