@@ -34,7 +34,11 @@ DONE = re.compile(r"^(?P<stage>.+): done in (?P<seconds>[\d.]+) s", re.MULTILINE
 CLASSES, TRAIN, TEST, SIDE = 10, 128, 16, 32
 
 PIXELS = ("data.name=image_folder", f"data.resolution={SIDE}", "baselines=[]", "ipc=10")
-SHORT = ("distiller.num_iterations=8", "distiller.real_batch=64", "distiller.checkpoint_every=1000")
+SHORT = (
+    "distiller.num_iterations=24",
+    "distiller.real_batch=64",
+    "distiller.checkpoint_every=1000",
+)
 FEW = ("schedule.max_students=1", "schedule.max_student_epochs=12")
 WIDE = ("network=convnet", "network.depth=3", "network.width=128")
 NARROW = ("network=convnet_small", "network.depth=3", "network.width=32")
@@ -68,7 +72,13 @@ CASES = {
     "students, vit": ("strategy=dm", *NARROW, *SHORT, *student("vit")),
 }
 DIGITS = {
-    "quick start": ("schedule.max_iterations=200", "schedule.max_student_epochs=100"),
+    "quick start": (
+        "baselines=[random,herding,base]",
+        "distiller.num_iterations=60",
+        "schedule.max_student_epochs=100",
+        "schedule.max_students=1",
+        "stages=[distill,evaluate]",
+    ),
     "generation": (
         "+experiment=digits_generative_ipc10",
         "schedule.max_generator_steps=60",
@@ -146,9 +156,8 @@ def main() -> None:
                     [stage_seconds(tree, everything[case]) for tree in (before, ROOT)]
                     for _ in range(arguments.repeats)
                 ]
-                for stage in turns[0][0]:
-                    pairs = [(old[stage], new[stage]) for old, new in turns if stage in new]
-                    old, new = (statistics.median(own) for own in zip(*pairs, strict=True))
+                for stage in (name for name in turns[0][0] if name in turns[0][1]):
+                    old, new = (statistics.median(turn[k][stage] for turn in turns) for k in (0, 1))
                     rows.append({"case": case, "stage": stage, "before": old, "now": new})
                     print(f"{case}: {stage}: {old:.1f} s before, {new:.1f} s now", flush=True)
     if arguments.output is not None:

@@ -178,8 +178,10 @@ class Trace(TorchDispatchMode):
         known = {_key(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and _key(tensor) not in known | self._known:
-                self.add(tensor)
+            if isinstance(tensor, Tensor):
+                key = _key(tensor)
+                if key not in known and key not in self._known:
+                    self.add(tensor)
         return result
 
     def add(self, tensor: Tensor) -> None:

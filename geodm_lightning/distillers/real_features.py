@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -18,10 +19,9 @@ from geodm_lightning.networks.pool import NetworkPool
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.workers import run_each
 
-CPU_CHUNK = (
-    64  # real images that a core embeds at once; more leave its caches and keep others waiting
-)
-CPU_PIECE = 2**18  # numbers in the images a CPU gathers and augments at once, or one class
+CPU_CHUNK = 64  # images that a core embeds at once; more leave its caches and keep others waiting
+SMALLEST_CHUNK = 16  # fewer have no tiles enough for Winograd's convolution
+CPU_PIECE = 2**18  # numbers, for each core, in images gathered and augmented at once, or one class
 
 
 def couples_images(network: nn.Module) -> bool:
@@ -133,7 +133,8 @@ class RealFeatures:
         step = classes.stop - classes.start
         if self.table.device.type == "cpu" and not couples_images(network):
             spec = self.table.spec
-            step = max(CPU_PIECE // (num_real * spec.channels * spec.resolution**2), 1)
+            numbers = CPU_PIECE * torch.get_num_threads()
+            step = max(numbers // (num_real * spec.channels * spec.resolution**2), 1)
         for start in range(classes.start, classes.stop, step):
             yield slice(start, min(start + step, classes.stop))
 
@@ -147,7 +148,13 @@ def embed_in_chunks(network: nn.Module, images: Tensor) -> Tensor:
     embed: Callable[[Tensor], Tensor] = network.embed  # type: ignore[assignment]
     if images.device.type != "cpu" or couples_images(network):
         return embed(images)
-    chunks = images.split(CPU_CHUNK)
     if not isinstance(network, BlockNetwork):  # may draw random numbers, in their order
-        return torch.cat([embed(chunk) for chunk in chunks])
-    return torch.cat(run_each(embed, chunks))
+        return torch.cat([embed(chunk) for chunk in images.split(CPU_CHUNK)])
+    return torch.cat(run_each(embed, images.split(_chunk_size(len(images)))))
+
+
+def _chunk_size(num_images: int) -> int:
+    """Return the size of chunks of which every core has as many as the others."""
+    cores = torch.get_num_threads()
+    rounds = max(math.ceil(num_images / (cores * CPU_CHUNK)), 1)
+    return max(math.ceil(num_images / (cores * rounds)), SMALLEST_CHUNK)
