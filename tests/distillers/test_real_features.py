@@ -61,7 +61,38 @@ def test_features_are_those_of_all_images_at_once(device, classes, build):
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_cpu_gathers_few_images_at_a_time(monkeypatch):
+@pytest.fixture
+def set_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("threads", "num_images", "sizes"),
+    [
+        (1, 100, [50, 50]),
+        (1, 640, [64] * 10),
+        (4, 64, [16] * 4),
+        (4, 100, [25] * 4),
+        (4, 640, [54] * 11 + [46]),
+        (4, 20, [16, 4]),
+    ],
+)
+def test_every_core_embeds_alike_many_images(monkeypatch, set_threads, threads, num_images, sizes):
+    network, seen = convnet(torch.Generator().manual_seed(0)), []
+    embed = network.embed
+    monkeypatch.setattr(network, "embed", lambda images: seen.append(len(images)) or embed(images))
+    images = torch.randn(num_images, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    set_threads(threads)
+    features = real_features.embed_in_chunks(network, images)
+    assert sorted(seen, reverse=True) == sizes
+    with torch.no_grad():
+        torch.testing.assert_close(features, embed(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_cpu_gathers_few_images_for_each_core(monkeypatch, set_threads):
+    set_threads(1)
     real, sizes = source("cpu"), []
     gather = real.table.gather
     monkeypatch.setattr(
@@ -73,3 +104,7 @@ def test_a_cpu_gathers_few_images_at_a_time(monkeypatch):
     sizes.clear()
     real.fetch(slice(0, 10), 1, ledger=Ledger(torch.device("cpu")))
     assert sizes == [240, 240, 120]
+    set_threads(2)
+    sizes.clear()
+    real.fetch(slice(0, 10), 2, ledger=Ledger(torch.device("cpu")))
+    assert sizes == [480, 120]
