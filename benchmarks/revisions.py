@@ -42,17 +42,13 @@ SHORT = (
 FEW = ("schedule.max_students=1", "schedule.max_student_epochs=12")
 WIDE = ("network=convnet", "network.depth=3", "network.width=128")
 NARROW = ("network=convnet_small", "network.depth=3", "network.width=32")
+TIMM = ("strategy=dm", "network=timm", "network.name=resnet10t")
 NCFM = ("strategy=ncfm", "pool.count=2", "schedule.max_pretrain_steps=20")
 
 
 def student(name: str) -> tuple[str, ...]:
     """Overrides for a student that is not a ConvNet."""
     return ("stages=[distill,evaluate]", *FEW, f"evaluation.student={{name: {name}}}")
-
-
-def network(name: str) -> tuple[str, ...]:
-    """Overrides for matching with a network that is not a ConvNet."""
-    return ("strategy=dm", *SHORT, "stages=[distill]", f"network={{name: {name}}}")
 
 
 CASES = {
@@ -62,10 +58,8 @@ CASES = {
     "DSDM, width 128": ("strategy=dsdm", *WIDE, *SHORT, "stages=[distill]"),
     "M3D, width 128": ("strategy=m3d", *WIDE, *SHORT, "stages=[distill]"),
     "NCFM, width 128": (*NCFM, *WIDE, *SHORT, "stages=[distill]"),
-    "matching, resnet18": network("resnet18"),
-    "matching, vgg11_in": network("vgg11_in"),
-    "matching, alexnet": network("alexnet"),
-    "matching, timm resnet10t": network("resnet10t"),
+    "DM, resnet18": ("strategy=dm", "network=resnet18", *SHORT, "stages=[distill]"),
+    "DM, timm": (*TIMM, *SHORT, "stages=[distill]"),
     "students, width 128": ("strategy=dm", *WIDE, *SHORT, "stages=[distill,evaluate]", *FEW),
     "students, width 32": ("strategy=dm", *NARROW, *SHORT, "stages=[distill,evaluate]", *FEW),
     "students, resnet18": ("strategy=dm", *NARROW, *SHORT, *student("resnet18")),

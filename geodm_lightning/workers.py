@@ -8,8 +8,9 @@ own need neither. What a piece gives does not depend on the number of threads.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from threading import Barrier
 from typing import TypeVar
@@ -23,8 +24,8 @@ Result = TypeVar("Result")
 def run_each(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """Call a function with every item, as many at once as PyTorch has threads, without a graph.
 
-    One after the other where PyTorch has one thread, where there is one item, and where someone
-    follows the operations of this thread, as counters of operations and memory do.
+    One after the other where PyTorch has one thread, where there is one item, and, on one core,
+    where someone follows the operations of this thread, as counters of operations and memory do.
 
     Args:
         work: Reads what others write only if it was written before; draws no random numbers.
@@ -37,8 +38,11 @@ def run_each(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Resu
         Exception: The first that a call raised.
     """
     everything = list(items)
-    if len(everything) < 2 or not _has_workers():
+    if len(everything) < 2:
         with torch.no_grad():
+            return [work(item) for item in everything]
+    if not _has_workers():
+        with torch.no_grad(), _one_core():
             return [work(item) for item in everything]
     mode = _mode()
 
@@ -71,8 +75,22 @@ def run_alone(work: Callable[[], Result]) -> Result:
             return work()
 
     if not _has_workers():
-        return run()
+        with _one_core():
+            return run()
     return _pool(os.getpid(), torch.get_num_threads()).submit(run).result()
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """Let this thread compute on one core for as long as the block lasts."""
+    before = torch.get_num_threads()
+    if before > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if before > 1:
+            torch.set_num_threads(before)
 
 
 def _has_workers() -> bool:

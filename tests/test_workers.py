@@ -68,7 +68,11 @@ def test_a_counter_of_operations_sees_all_of_them(threads):
     square = torch.ones(4, 4)
     with FlopCounterMode(display=False) as counter:
         run_each(lambda _: square @ square, range(5))
+        counts = {*run_each(lambda _: torch.get_num_threads(), range(2))}
+        assert run_alone(torch.get_num_threads) == 1
     assert counter.get_total_flops() == 5 * 2 * 4**3
+    assert counts == {1}  # short operations, whoever follows them
+    assert torch.get_num_threads() == threads
 
 
 def test_features_and_derivatives_do_not_depend_on_the_number_of_threads():
