@@ -39,7 +39,7 @@ SHORT = (
     "distiller.real_batch=64",
     "distiller.checkpoint_every=1000",
 )
-FEW = ("schedule.max_students=1", "schedule.max_student_epochs=12")
+FEW = ("schedule.max_students=1", "schedule.max_student_epochs=60")
 WIDE = ("network=convnet", "network.depth=3", "network.width=128")
 NARROW = ("network=convnet_small", "network.depth=3", "network.width=32")
 TIMM = ("strategy=dm", "network=timm", "network.name=resnet10t")
