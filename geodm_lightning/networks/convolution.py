@@ -8,13 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from geodm_lightning.networks import winograd
+from geodm_lightning.networks import columns, winograd
+from geodm_lightning.networks.cpu import library
 from geodm_lightning.types import InputError
 
 Algorithm = Literal["auto", "direct"]
 ALGORITHMS = ("auto", "direct")
 # From where Winograd's measured faster, see benchmarks/convolution.py:
-NARROWEST = 128  # channels in and out
+FEW = 4  # channels in, up to which the pixels under a kernel are gathered
 FEWEST = 64  # tiles of all images together, for which the kernels are transformed
 MOST_PADDING = 1.5  # pixels of the tiles for one of the result
 
@@ -59,7 +60,7 @@ class Convolution(nn.Conv2d):
 
     @property
     def may_take_winograd(self) -> bool:
-        """Whether the layer is ungrouped, 3×3, of stride 1 and wide enough for Winograd's."""
+        """Whether the layer is ungrouped, 3×3, of stride 1 and of full vectors of channels."""
         return (
             self.algorithm == "auto"
             and self.kernel_size == (3, 3)
@@ -67,11 +68,28 @@ class Convolution(nn.Conv2d):
             and self.padding in ((0, 0), (1, 1), (2, 2))
             and self.padding_mode == "zeros"
             and self.groups == 1
-            and min(self.in_channels, self.out_channels) >= NARROWEST
+            and self.in_channels % library.MULTIPLE == self.out_channels % library.MULTIPLE == 0
+        )
+
+    @property
+    def may_take_columns(self) -> bool:
+        """Whether the layer is ungrouped, 3×3, of stride 1 and from few channels to many."""
+        return (
+            self.algorithm == "auto"
+            and self.kernel_size == (3, 3)
+            and self.stride == self.dilation == (1, 1)
+            and not isinstance(self.padding, str)
+            and self.padding[0] == self.padding[1]
+            and self.padding_mode == "zeros"
+            and self.groups == 1
+            and self.in_channels <= FEW
+            and self.out_channels % library.MULTIPLE == 0
         )
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(n, C, H, W)`` to ``(n, K, h, w)``."""
+        if takes_columns(self, input):
+            return columns.convolve(input, self.weight, self.bias, padding=int(self.padding[0]))
         if not takes_winograd(self, input):
             return super().forward(input)
         result = winograd.convolve(input, self.weight, self.bias, padding=int(self.padding[0]))
@@ -88,7 +106,19 @@ def takes_winograd(convolution: Convolution, maps: Tensor) -> bool:
     if not (convolution.may_take_winograd and is_plain(maps, convolution.weight)):
         return False
     padding = int(convolution.padding[0])
-    return is_worth_tiling(len(maps), [side + 2 * padding - 2 for side in maps.shape[2:]])
+    sides = [side + 2 * padding - 2 for side in maps.shape[2:]]
+    return is_worth_tiling(len(maps), sides) and library.is_able()
+
+
+def takes_columns(convolution: Convolution, maps: Tensor) -> bool:
+    """Whether a convolution of few channels is gathered and multiplied in float32 on a CPU."""
+    return (
+        convolution.channels_last
+        and convolution.may_take_columns
+        and is_plain(maps, convolution.weight)
+        and min(maps.shape[2:]) + 2 * int(convolution.padding[0]) >= 3
+        and library.is_able()
+    )
 
 
 def is_worth_tiling(num_images: int, sides: Sequence[int]) -> bool:

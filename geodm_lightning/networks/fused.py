@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from geodm_lightning.networks.convolution import is_plain
+from geodm_lightning.networks.cpu.library import MULTIPLE, call, is_able
 from geodm_lightning.networks.gpu import norm_relu_pool_on_gpu
 from geodm_lightning.networks.pooling import average_pool_2x2
 
+ALONE = 2**16  # numbers of maps that one core reads sooner than others wake
 Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor]  # by maps, weight and bias
 
 
@@ -19,7 +21,7 @@ def norm_relu_pool(maps: Tensor, weight: Tensor, bias: Tensor, *, eps: float) ->
     """Apply instance norm with weight and bias, ReLU and 2×2 average pooling.
 
     Maps in float32 on a CPU whose channels lie together in memory, as Winograd's convolution
-    leaves them, take few passes of long vectors; PyTorch's norm is slow on them. On a GPU one
+    leaves them, take one kernel, image by image; PyTorch's norm is slow on them. On a GPU too one
     kernel does it all. Others run operation by operation.
 
     Args:
@@ -34,7 +36,8 @@ def norm_relu_pool(maps: Tensor, weight: Tensor, bias: Tensor, *, eps: float) ->
     """
     if maps.is_cuda and not torch._C._are_functorch_transforms_active():
         return norm_relu_pool_on_gpu(maps, weight, bias, eps)
-    if maps.stride(1) == 1 and is_plain(maps, weight):
+    together = maps.stride(1) == 1 and maps.shape[1] % MULTIPLE == 0
+    if together and is_plain(maps, weight) and is_able():
         pooled: Tensor = _NormReluPool.apply(maps, weight, bias, eps)
         return pooled
     return _one_by_one(maps, weight, bias, eps)
@@ -50,15 +53,15 @@ class _NormReluPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        pixels = maps.permute(0, 2, 3, 1)
-        means = pixels.mean((1, 2), keepdim=True)
-        centred = pixels - means
-        variances = centred.square().mean((1, 2), keepdim=True)
-        scales = (variances + eps).rsqrt_()
+        pixels = maps.permute(0, 2, 3, 1).contiguous()
+        n, high, wide, channels = pixels.shape
+        pooled = maps.new_empty(n, high // 2, wide // 2, channels)
+        means, scales = maps.new_empty(2, n, channels).unbind()
+        tail = (weight, bias, eps, pooled, means, scales, _threads(maps))
+        call("norm_relu_pool", pixels, *pixels.shape, *tail)
         ctx.save_for_backward(maps, weight, bias, means, scales)
         ctx.eps = eps
-        normed = torch.addcmul(bias, centred, weight * scales, out=centred)
-        return _average(normed.relu_()).permute(0, 3, 1, 2)
+        return pooled.permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -69,44 +72,23 @@ class _NormReluPool(torch.autograd.Function):
             wanted = [tensor for tensor in inputs if tensor.requires_grad]
             found = iter(torch.autograd.grad(pooled, wanted, gradients[0], create_graph=True))
             return *(next(found) if t.requires_grad else None for t in inputs), None
-        pushes = gradients[0].permute(0, 2, 3, 1)
-        pixels = maps.permute(0, 2, 3, 1)
-        return *_gradients(pushes, pixels, weight, bias, means, scales), None
+        pushes = gradients[0].permute(0, 2, 3, 1).contiguous()
+        return *_gradients(pushes, maps, weight, bias, means, scales), None
 
 
 def _gradients(
-    pushes: Tensor, pixels: Tensor, weight: Tensor, bias: Tensor, means: Tensor, scales: Tensor
+    pushes: Tensor, maps: Tensor, weight: Tensor, bias: Tensor, means: Tensor, scales: Tensor
 ) -> Gradients:
     """Return the gradients from those of the averages, ``(n, h // 2, w // 2, K)``."""
-    normed = pixels.sub(means).mul_(scales)
-    wanted = _spread(pushes, torch.addcmul(bias, normed, weight))
-    count = pixels.shape[1] * pixels.shape[2]
-    of_bias = wanted.sum((1, 2), keepdim=True)
-    of_weight = torch.mul(wanted, normed).sum((1, 2), keepdim=True)
-    factor = weight * scales
-    of_maps = torch.addcmul(
-        of_bias * factor / -count, normed, of_weight * factor / -count, out=normed
-    ).addcmul_(wanted, factor)
-    return of_maps.permute(0, 3, 1, 2), of_weight.sum((0, 1, 2)), of_bias.sum((0, 1, 2))
+    pixels = maps.permute(0, 2, 3, 1).contiguous()
+    of_maps, of_weight, of_bias = (torch.empty_like(t) for t in (pixels, means, means))
+
+    statistics, out = (weight, bias, means, scales), (of_maps, of_weight, of_bias)
+    tail = (*statistics, *out, _threads(maps))
+    call("norm_relu_pool_gradients", pushes, pixels, *pixels.shape, *tail)
+    return of_maps.permute(0, 3, 1, 2), of_weight.sum(0), of_bias.sum(0)
 
 
-def _average(pixels: Tensor) -> Tensor:
-    """Average windows of 2×2 of pixels ``(n, h, w, K)``."""
-    high, wide = (side // 2 for side in pixels.shape[1:3])
-    pixels = pixels[:, : 2 * high, : 2 * wide]
-    rows = pixels[:, ::2] + pixels[:, 1::2]
-    return (rows[:, :, ::2] + rows[:, :, 1::2]).mul_(0.25)
-
-
-def _spread(pushes: Tensor, shown: Tensor) -> Tensor:
-    """Give pixels shown to the ReLU a quarter of their window's gradient where they are positive.
-
-    What was shown is overwritten.
-    """
-    high, wide = (2 * side for side in pushes.shape[1:3])
-    shown.gt_(0)
-    shown[:, high:] = 0
-    shown[:, :, wide:] = 0
-    windows = shown[:, :high, :wide].unflatten(1, (-1, 2)).unflatten(3, (-1, 2))
-    windows *= (pushes * 0.25)[:, :, None, :, None]
-    return shown
+def _threads(maps: Tensor) -> int:
+    """Return how many threads share maps."""
+    return 1 if maps.numel() < ALONE else torch.get_num_threads()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
@@ -28,12 +29,18 @@ def tiles_of(layer, maps, monkeypatch):
         return layer(maps), bool(called)
 
 
+def without(options, name):
+    return {key: value for key, value in options.items() if key != name}
+
+
 @pytest.mark.parametrize(
     ("options", "size", "taken"),
     [
         ({}, (16, 128, 8, 8), True),
         ({"bias": False}, (4, 128, 16, 16), True),
         ({"channels_last": True}, (16, 128, 7, 7), True),
+        ({"width": 32}, (16, 32, 8, 8), True),
+        ({"width": 48}, (16, 48, 8, 8), False),  # no whole vectors of every processor
         ({}, (15, 128, 8, 8), False),  # too few tiles
         ({}, (64, 128, 3, 3), False),  # mostly padding
         ({"stride": 2}, (16, 128, 16, 16), False),
@@ -44,7 +51,8 @@ def tiles_of(layer, maps, monkeypatch):
     ],
 )
 def test_winograd_is_taken_where_it_is_faster(rng, monkeypatch, options, size, taken):
-    layer = Convolution(128, 128, 3, **{"padding": 1, **options})
+    width = options.get("width", 128)
+    layer = Convolution(width, width, 3, **{"padding": 1, **without(options, "width")})
     maps = torch.randn(size, generator=rng)
     result, is_taken = tiles_of(layer, maps, monkeypatch)
     assert is_taken is taken
@@ -65,9 +73,12 @@ def test_it_is_not_taken_in_other_types_or_under_transforms(rng, monkeypatch):
     torch.testing.assert_close(mapped[1], expected, rtol=1e-4, atol=1e-2)
 
 
-def test_a_resnet_gives_the_same_with_either(rng):
-    network = ResNet(num_classes=3, channels=3, resolution=16, generator=rng, depth=10, width=32)
-    images = torch.randn(64, 3, 16, 16, generator=rng)
+def test_a_resnet_gives_the_same_with_either(rng, monkeypatch):
+    """Smooth activations, since a pixel at 0 may fall on either side of a ReLU's bend."""
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, maps: functional.softplus(maps))
+    monkeypatch.setattr(functional, "relu", lambda maps, **_: functional.softplus(maps))
+    network = ResNet(num_classes=3, channels=3, resolution=32, generator=rng, depth=10, width=32)
+    images = torch.randn(32, 3, 32, 32, generator=rng)
     results = []
     for algorithm in ("auto", "direct"):
         for layer in network.modules():
@@ -75,9 +86,9 @@ def test_a_resnet_gives_the_same_with_either(rng):
                 layer.algorithm = algorithm
         logits = network(images)
         results.append([logits, *torch.autograd.grad(logits.sin().sum(), network.parameters())])
+    assert not torch.equal(results[0][0], results[1][0])  # they were made in two ways
     for ours, theirs in zip(*results, strict=True):
-        assert not torch.equal(ours, theirs)  # they were made in two ways
-        bound = 2e-3 * theirs.abs().max().item()  # a pixel at 0 may fall on either side of it
+        bound = 2e-4 * theirs.abs().max().item()
         torch.testing.assert_close(ours, theirs, rtol=0, atol=bound)
 
 

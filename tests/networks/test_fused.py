@@ -12,7 +12,7 @@ def one_by_one(maps, weight, bias, *, eps):
     return functional.avg_pool2d(functional.relu(normed), 2)
 
 
-def draw(rng, device, *, shape=(3, 8, 6, 6), channels_last=True, dtype=torch.float32):
+def draw(rng, device, *, shape=(3, 32, 6, 6), channels_last=True, dtype=torch.float32):
     maps = torch.randn(shape, generator=rng, device=device, dtype=dtype) * 2 + 3
     layout = torch.channels_last if channels_last else torch.contiguous_format
     weight, bias = torch.randn(2, shape[1], generator=rng, device=device, dtype=dtype)
@@ -22,7 +22,7 @@ def draw(rng, device, *, shape=(3, 8, 6, 6), channels_last=True, dtype=torch.flo
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("shape", [(3, 8, 6, 6), (2, 4, 5, 7), (1, 3, 2, 2), (2, 1, 4, 4)])
+@pytest.mark.parametrize("shape", [(3, 32, 6, 6), (2, 64, 5, 7), (1, 3, 2, 2), (2, 1, 4, 4)])
 def test_values_and_derivatives_are_those_of_torch(rng, device, shape, channels_last):
     tensors = draw(rng, device, shape=shape, channels_last=channels_last)
     results = []
@@ -35,6 +35,22 @@ def test_values_and_derivatives_are_those_of_torch(rng, device, shape, channels_
     for ours, theirs in zip(*results, strict=True):
         bound = 1e-5 * theirs.abs().max().item() + 1e-6
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=bound)
+
+
+def test_large_maps_keep_their_precision(rng, device):
+    """Constants keep every pixel away from the ReLU's bend, where rounding decides a gradient."""
+    tensors = draw(rng, device, shape=(5, 96, 32, 32))
+    with torch.no_grad():
+        tensors[1].clamp_(-0.5, 0.5)
+        tensors[2].copy_(torch.where(tensors[2] < 0, -5.0, 5.0))
+    push = torch.randn((5, 96, 16, 16), generator=rng, device=device)
+    exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    results = []
+    for function, leaves in ((norm_relu_pool, tensors), (one_by_one, exact)):
+        pooled = function(*leaves, eps=1e-5)
+        results.append([pooled, *torch.autograd.grad(pooled, leaves, push.to(pooled.dtype))])
+    for ours, theirs in zip(*results, strict=True):
+        assert (ours - theirs).abs().max() <= 2e-6 * theirs.abs().max()
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)])

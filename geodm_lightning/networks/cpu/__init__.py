@@ -1,0 +1,1 @@
+"""Kernels of a CPU in C, compiled where they are first needed."""

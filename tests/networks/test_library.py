@@ -1,0 +1,112 @@
+"""C kernels are compiled once; where they cannot be, PyTorch does the work and a line says so."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from geodm_lightning.networks.convnet import ConvNet
+from geodm_lightning.networks.convolution import Convolution
+from geodm_lightning.networks.cpu import library
+from geodm_lightning.processes import say_once
+
+
+def forget():
+    for function in (library.obstacle, library._library, say_once):
+        function.cache_clear()
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """Let this test's kernels be compiled into a folder of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    forget()
+    yield tmp_path / "geodm_lightning"
+    monkeypatch.undo()
+    forget()
+
+
+def network():
+    generator = torch.Generator().manual_seed(0)
+    shape = {"num_classes": 10, "channels": 3, "resolution": 32, "width": 32}
+    return ConvNet(**shape, generator=generator)
+
+
+def images():
+    return torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_kernels_are_compiled_once(fresh, monkeypatch):
+    assert library.is_able()
+    (path,) = fresh.iterdir()
+    written = path.stat().st_mtime_ns
+    forget()
+    assert library.is_able()
+    assert [own.stat().st_mtime_ns for own in fresh.iterdir()] == [written]
+    monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "-O2"))
+    forget()
+    assert library.is_able()
+    assert len(list(fresh.iterdir())) == 2  # what another command makes has another name
+
+
+@pytest.mark.parametrize(
+    ("compiler", "words"),
+    [
+        ("no-such-compiler -x", "no C compiler no-such-compiler was found; install one, or name"),
+        ("false", "false fails"),
+        ("true", "cannot be kept in"),  # says that all went well, and made nothing
+    ],
+)
+def test_without_a_compiler_layers_are_pytorchs(fresh, monkeypatch, caplog, compiler, words):
+    monkeypatch.setenv("CC", compiler)
+    own, expected = network(), network()
+    for layer in expected.modules():
+        if isinstance(layer, Convolution):
+            layer.algorithm = "direct"
+    with caplog.at_level(logging.WARNING):
+        found = own(images())
+        own.embed(images())
+    assert torch.equal(found, expected(images()))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("convolutions on the CPU are PyTorch's, which are slower: ")
+    assert words in line
+    assert "\n" not in line
+    assert not fresh.exists() or not list(fresh.iterdir())  # nothing half-made
+
+
+def test_kernels_that_do_not_agree_are_not_used(fresh, monkeypatch):
+    call = library.call
+
+    def astray(name, *values):
+        call(name, *values)
+        if name == "winograd_convolve":
+            values[-3].mul_(1.01)
+
+    monkeypatch.setattr(library, "call", astray)
+    assert library.obstacle() == "the compiled kernels do not agree with PyTorch"
+
+
+def test_a_folder_that_cannot_be_written_is_named(fresh, monkeypatch):
+    fresh.parent.mkdir(exist_ok=True)
+    fresh.write_text("in the way")
+    assert str(fresh) in library.obstacle()
+
+
+def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path):
+    program = "from geodm_lightning.networks.cpu import library; print(library.obstacle())"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    runs = [
+        subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    assert [run.communicate(timeout=120)[0].strip() for run in runs] == [b"None"] * 3
+    assert len(list((tmp_path / "geodm_lightning").iterdir())) == 1
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(4, dtype=torch.float64), torch.zeros(4, 4).t()[:2]])
+def test_tensors_that_kernels_cannot_read_are_refused(bad):
+    with pytest.raises(ValueError, match="contiguous float32"):
+        library.call("winograd_kernels", bad)
