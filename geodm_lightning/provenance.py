@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from geodm_lightning import __version__
+from geodm_lightning.native import library
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
 
@@ -27,7 +28,8 @@ def provenance(device: torch.device, precision: str = "32-true") -> dict[str, An
         precision: What networks are computed in there.
 
     Returns:
-        Plain values for JSON; ``revision`` is null outside a git checkout.
+        Plain values for JSON; ``revision`` is null outside a git checkout, ``native`` says whether
+        the C kernels of a CPU are in use or why not.
     """
     return {
         "geodm_lightning": __version__,
@@ -43,6 +45,7 @@ def provenance(device: torch.device, precision: str = "32-true") -> dict[str, An
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "native": (library.obstacle() or "compiled") if device.type == "cpu" else None,
     }
 
 

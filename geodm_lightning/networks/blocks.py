@@ -1,6 +1,6 @@
 """Blocks of convolution, instance norm, ReLU and average pooling in one pass, without a graph.
 
-On a CPU an image goes through a whole block in the core's cache, see ``cpu/blocks.c``. Letters of
+On a CPU an image goes through a whole block in the core's cache, see ``native/blocks.c``. Letters of
 shapes: n images, C channels in, K channels out, h × w pixels.
 """
 
@@ -12,9 +12,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from geodm_lightning.native import library
 from geodm_lightning.networks import columns, winograd
 from geodm_lightning.networks.convolution import Convolution, is_plain, is_worth_tiling
-from geodm_lightning.networks.cpu import library
 
 Block: TypeAlias = tuple[Convolution, nn.GroupNorm]
 Write: TypeAlias = Callable[[Tensor, Tensor], None]  # (maps, where the pooled ones go)
@@ -57,8 +57,11 @@ def embed(blocks: Sequence[Block], images: Tensor) -> Tensor:
         Maps of shape ``(n, K, h', w')``, within 1e-4 of the largest value from the layers one
         after the other; an image's do not depend on the images beside it.
     """
-    (first, norm), *others = blocks
-    writers = [_columns_writer(first, norm), *(_winograd_writer(*block) for block in others)]
+    columns_kernels = columns.panels(blocks[0][0].weight.flatten(1).t())
+    writers = [_writer("columns", columns_kernels, *blocks[0])]
+    for convolution, norm in blocks[1:]:
+        kernels = winograd.transform_kernels(convolution.weight)
+        writers.append(_writer("winograd", kernels, convolution, norm))
     sides = _sides(images.shape[2:], [convolution for convolution, _ in blocks])
     pixels = images.shape[2] * images.shape[3]
     chunks = images.split(max(1, MOST_PIXELS // pixels))
@@ -73,44 +76,14 @@ def embed(blocks: Sequence[Block], images: Tensor) -> Tensor:
     return torch.cat(pooled_chunks).contiguous()
 
 
-def _winograd_writer(convolution: Convolution, norm: nn.GroupNorm) -> Write:
-    kernels = winograd.transform_kernels(convolution.weight)
+def _writer(kind: str, kernels: Tensor, convolution: Convolution, norm: nn.GroupNorm) -> Write:
+    """Return what runs a block by the kernel of such a kind."""
     padding = int(convolution.padding[0])
     tail = (norm.weight, norm.bias, norm.eps)
 
     def write(maps: Tensor, pooled: Tensor) -> None:
-        shape = (*maps.shape, padding)
-        library.call(
-            "winograd_block",
-            maps,
-            *shape,
-            kernels,
-            *tail,
-            pooled,
-            pooled.shape[3],
-            torch.get_num_threads(),
-        )
-
-    return write
-
-
-def _columns_writer(convolution: Convolution, norm: nn.GroupNorm) -> Write:
-    kernels = columns.panels(convolution.weight.flatten(1).t())
-    padding = int(convolution.padding[0])
-    tail = (norm.weight, norm.bias, norm.eps)
-
-    def write(maps: Tensor, pooled: Tensor) -> None:
-        shape = (*maps.shape, padding)
-        library.call(
-            "columns_block",
-            maps,
-            *shape,
-            kernels,
-            *tail,
-            pooled,
-            pooled.shape[3],
-            torch.get_num_threads(),
-        )
+        out = (pooled, pooled.shape[3], torch.get_num_threads())
+        library.call(f"{kind}_block", maps, *maps.shape, padding, kernels, *tail, *out)
 
     return write
 

@@ -1,7 +1,7 @@
 """Convolution of images of few channels by 3×3 kernels, for CPUs.
 
 The pixels under the kernel are gathered in rows, and the rows multiplied, image by image in the
-core's cache; the arithmetic is in ``cpu/columns.c``. Channels of the result lie together in memory,
+core's cache; the arithmetic is in ``native/columns.c``. Channels of the result lie together in memory,
 as those who follow want them. Letters of shapes: n images, C channels in, K channels out.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from geodm_lightning.networks.cpu.library import call, panel
+from geodm_lightning.native.library import call, panel
 from geodm_lightning.networks.winograd import pixels_of, threads_for
 
 PARTS = 16  # of images, whose derivatives by kernels are added up; whatever cores there are

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from geodm_lightning.native import library
 from geodm_lightning.networks import columns, winograd
-from geodm_lightning.networks.cpu import library
 from geodm_lightning.types import InputError
 
 Algorithm = Literal["auto", "direct"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from geodm_lightning.native.library import MULTIPLE, call, is_able
 from geodm_lightning.networks.convolution import is_plain
-from geodm_lightning.networks.cpu.library import MULTIPLE, call, is_able
 from geodm_lightning.networks.gpu import norm_relu_pool_on_gpu
 from geodm_lightning.networks.pooling import average_pool_2x2
 

@@ -7,7 +7,7 @@ tile of 4×4 pixels of the result in 36 multiplications instead of 144,
 
 and summed over channels the multiplications are 36 matrix products. The transforms cost numbers of
 their own: the error against float64 is about 1e-5 of the largest value, that of a direct
-convolution 1.5e-6. The arithmetic is in ``cpu/winograd.c``; here it is dealt out to the cores and
+convolution 1.5e-6. The arithmetic is in ``native/winograd.c``; here it is dealt out to the cores and
 given its derivatives.
 
 Letters of shapes: n images, C channels in, K channels out, h × w pixels of the result.
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geodm_lightning.networks.cpu.library import call
+from geodm_lightning.native.library import call
 
 TILE = 4  # pixels of the result along one side of a tile
 ALONE = 1_000_000  # products of pixels and channels that one core makes sooner than others wake

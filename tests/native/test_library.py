@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
+from geodm_lightning.native import library
 from geodm_lightning.networks.convnet import ConvNet
 from geodm_lightning.networks.convolution import Convolution
-from geodm_lightning.networks.cpu import library
 from geodm_lightning.processes import say_once
 
 
@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_written_is_named(fresh, monkeypatch):
 
 
 def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path):
-    program = "from geodm_lightning.networks.cpu import library; print(library.obstacle())"
+    program = "from geodm_lightning.native import library; print(library.obstacle())"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     runs = [
         subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE)
