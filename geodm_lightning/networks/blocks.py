@@ -1,7 +1,7 @@
 """Blocks of convolution, instance norm, ReLU and average pooling in one pass, without a graph.
 
-On a CPU an image goes through a whole block in the core's cache, see ``native/blocks.c``. Letters of
-shapes: n images, C channels in, K channels out, h × w pixels.
+On a CPU an image goes through a whole block in the core's cache, see ``native/blocks.c``. Letters
+of shapes: n images, C channels in, K channels out, h × w pixels.
 """
 
 from __future__ import annotations

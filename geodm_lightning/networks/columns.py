@@ -1,8 +1,8 @@
 """Convolution of images of few channels by 3×3 kernels, for CPUs.
 
 The pixels under the kernel are gathered in rows, and the rows multiplied, image by image in the
-core's cache; the arithmetic is in ``native/columns.c``. Channels of the result lie together in memory,
-as those who follow want them. Letters of shapes: n images, C channels in, K channels out.
+core's cache; the arithmetic is in ``native/columns.c``. Channels of the result lie together in
+memory, as those who follow want them. Letters of shapes: n images, C channels in, K channels out.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ tile of 4×4 pixels of the result in 36 multiplications instead of 144,
 
 and summed over channels the multiplications are 36 matrix products. The transforms cost numbers of
 their own: the error against float64 is about 1e-5 of the largest value, that of a direct
-convolution 1.5e-6. The arithmetic is in ``native/winograd.c``; here it is dealt out to the cores and
-given its derivatives.
+convolution 1.5e-6. The arithmetic is in ``native/winograd.c``; here it is given its derivatives.
 
 Letters of shapes: n images, C channels in, K channels out, h × w pixels of the result.
 
