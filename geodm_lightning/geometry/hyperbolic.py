@@ -2,7 +2,7 @@ r"""Hyperbolic space in the Lorentz model."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -102,9 +102,42 @@ def mean_shortfall(
     Returns:
         Time less spatial length of the mean at unit curvature, shape ``(...,)``.
     """
-    with torch.autocast(device_type=u.device.type, enabled=False):
-        off = u + (-radius)[..., None] @ direction[..., None, :]
-        behind = -(direction[..., None, :] @ u.mT)[..., 0, :]
-    off = torch.linalg.vector_norm(off, dim=-1).square()
-    slack = torch.where(radius > 0, off / (2 * torch.where(radius > 0, radius, 1)), behind)
+    lifted = radius > 0
+    slack = _OffTheRay.apply(u, radius, direction) / (2 * torch.where(lifted, radius, 1))
+    if u.requires_grad:  # at the origin only the slope is left
+        with torch.autocast(device_type=u.device.type, enabled=False):
+            behind = -(direction[..., None, :] @ u.mT)[..., 0, :]
+        slack = torch.where(lifted, slack, behind)
     return (torch.exp(-angle) + stretch * slack).mean(-1)
+
+
+class _OffTheRay(torch.autograd.Function):
+    """Squared lengths of ``u - radius * direction``: the difference is made, its gradient is not.
+
+    The gradient by the direction is a weighted mean of the points. Made operation by operation it
+    would be several passes over all their coordinates.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, radius: Tensor, direction: Tensor) -> Tensor:
+        ctx.save_for_backward(u, radius, direction)
+        with torch.autocast(device_type=u.device.type, enabled=False):
+            off = torch.addcmul(u, radius[..., None], direction[..., None, :], value=-1)
+        return torch.linalg.vector_norm(off, dim=-1).square()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        u, radius, direction = ctx.saved_tensors
+        push = 2 * gradients[0]
+        of_u = of_radius = of_direction = None
+        if ctx.needs_input_grad[0]:
+            of_u = push[..., None] * (u - radius[..., None] * direction[..., None, :])
+        if ctx.needs_input_grad[1]:
+            along = (u * direction[..., None, :]).sum(-1)
+            of_radius = push * (radius * direction.square().sum(-1, keepdim=True) - along)
+        if ctx.needs_input_grad[2]:
+            share = push * radius
+            with torch.autocast(device_type=u.device.type, enabled=False):
+                whole = (share[..., None, :] @ u)[..., 0, :]
+            of_direction = (share * radius).sum(-1, keepdim=True) * direction - whole
+        return of_u, of_radius, of_direction

@@ -150,6 +150,22 @@ def test_gradient_of_centroid_and_coordinates(draw, build, name):
         assert torch.autograd.gradcheck(lambda u, *_, f=function: f(u), (u, *curvature))
 
 
+@pytest.mark.parametrize("name", CURVED)
+def test_gradient_of_the_centroid_of_given_points(draw, build, name):
+    """Real points have no gradient, which leaves the curvature fewer passes over them."""
+    manifold = build(name, 1.3, learnable=True).double()
+    u = draw(2, 5, 4, radius=0.7, dtype=torch.float64)
+    u[0, 0] = 0
+    curvature = list(manifold.parameters())
+    along, alone = (
+        torch.autograd.grad(manifold.centroid(points).sin().sum(), curvature)
+        for points in (u.clone().requires_grad_(), u)
+    )
+    torch.testing.assert_close(alone, along)
+    inputs = (u[:, 1:].clone().requires_grad_(), *curvature)
+    assert torch.autograd.gradgradcheck(lambda u, *_: manifold.centroid(u), inputs)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_gradient_at_the_origin_points_away_from_the_other_point(draw, build, dtype, name):
     manifold = build(name, 1.3)
