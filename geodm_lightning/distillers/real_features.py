@@ -20,7 +20,7 @@ from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.workers import run_each
 
 CPU_CHUNK = 64  # images that a core embeds at once; more leave its caches and keep others waiting
-SMALLEST_CHUNK = 16  # fewer have no tiles enough for Winograd's convolution
+SMALLEST_CHUNK = 8  # fewer have no tiles enough for Winograd's convolution
 CPU_PIECE = 2**18  # numbers, for each core, in images gathered and augmented at once, or one class
 
 

@@ -16,7 +16,7 @@ Algorithm = Literal["auto", "direct"]
 ALGORITHMS = ("auto", "direct")
 # From where Winograd's measured faster, see benchmarks/convolution.py:
 FEW = 4  # channels in, up to which the pixels under a kernel are gathered
-FEWEST = 64  # tiles of all images together, for which the kernels are transformed
+FEWEST = 32  # tiles of all images together, for which the kernels are transformed
 MOST_PADDING = 1.5  # pixels of the tiles for one of the result
 
 
