@@ -10,10 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef LANES /* floats of a vector: 8 or 16 */
 #ifdef __AVX512F__
 #define LANES 16
 #else
 #define LANES 8
+#endif
 #endif
 #define PANEL (2 * LANES) /* columns of a product that are worked on at once */
 #define ROWS 6            /* rows of it: with two vectors of columns, the registers of AVX2 */

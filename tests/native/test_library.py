@@ -52,6 +52,27 @@ def test_kernels_are_compiled_once(fresh, monkeypatch):
     assert len(list(fresh.iterdir())) == 2  # what another command makes has another name
 
 
+@pytest.mark.parametrize("flag", ["-DLANES=8", "-DLANES=16", "-O0"])
+def test_kernels_of_other_processors_are_the_layers_too(fresh, monkeypatch, flag):
+    """Vectors wider than this processor's are made of several of its own."""
+    monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, flag))
+    own, exact = network(), network().double()
+    seen, expected = images().requires_grad_(), images().double().requires_grad_()
+    weights = [[seen, *own.parameters()], [expected, *exact.parameters()]]
+    logits = [own(seen), exact(expected)]
+    pairs = zip(
+        [logits[0], *torch.autograd.grad(logits[0].sum(), weights[0])],
+        [logits[1], *torch.autograd.grad(logits[1].sum(), weights[1])],
+        strict=True,
+    )
+    for found, wanted in pairs:
+        # A constant before a norm has no gradient but rounding.
+        assert (found - wanted).norm() <= 1e-3 * wanted.norm() + 1e-3
+    with torch.no_grad():
+        torch.testing.assert_close(own.embed(images()), exact.embed(images().double()).float())
+    assert list(fresh.iterdir())
+
+
 @pytest.mark.parametrize(
     ("compiler", "words"),
     [
