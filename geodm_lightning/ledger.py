@@ -72,6 +72,11 @@ class Ledger:
         finally:
             self._trace, self._measuring = None, False
 
+    @property
+    def is_measuring(self) -> bool:
+        """Whether time or memory of this iteration is charged section by section."""
+        return self._measuring or self._trace is not None
+
     @contextmanager
     def section(self, component: str) -> Iterator[None]:
         """Charge the time and memory of a block to ``component``; blocks do not nest.

@@ -120,6 +120,8 @@ def run(config: DictConfig, *, command: Sequence[str] | None = None) -> float | 
         threads=settings["trainer"]["threads"],
         processes=processes.join_processes(prepared.accelerator),
         compiles=settings["trainer"]["compile"],
+        replays=settings["trainer"]["graphs"],
+        channels_last=settings["trainer"]["channels_last"],
     )
     try:
         runs = [run_seed({**settings, "seed": s}, prepared.data, site) for s in prepared.seeds]

@@ -30,6 +30,8 @@ FREE = (
     "trainer.strategy",
     "trainer.threads",
     "trainer.compile",
+    "trainer.graphs",
+    "trainer.channels_last",
     "generator.batch_size",
     "generator.checkpointing",
     "teachers.batch_size",

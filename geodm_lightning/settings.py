@@ -117,6 +117,8 @@ CHOICES = {
     "trainer.strategy": ("auto", "ddp"),
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "bf16-emulated"),
     "trainer.compile": (False, True),
+    "trainer.graphs": (False, True),
+    "trainer.channels_last": (False, True),
     "logger.kind": ("csv", "wandb"),
     "pool.kind": ("random", "trained"),
     "generator.sampler": ("ddpm", "ddim"),

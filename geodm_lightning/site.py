@@ -37,12 +37,17 @@ class Site(NamedTuple):
         precision: ``"32-true"`` or ``"bf16-mixed"``.
         processes: Place among the processes.
         compiles: Whether networks are translated by ``torch.compile``.
+        replays: Whether matching losses are recorded as CUDA graphs.
+        channels_last: Whether the channels of networks' weights, and so of their maps, lie together
+            in memory.
     """
 
     device: torch.device
     precision: Precision = "32-true"
     processes: Processes = Processes()
     compiles: bool = False
+    replays: bool = False
+    channels_last: bool = False
 
     @property
     def identity(self) -> dict[str, str]:
@@ -89,6 +94,8 @@ def open_site(
     threads: int | None,
     processes: Processes,
     compiles: bool = False,
+    replays: bool = False,
+    channels_last: bool = False,
 ) -> Site:
     """Prepare this process for computing.
 
@@ -98,6 +105,8 @@ def open_site(
         threads: CPU threads of this process; null leaves them as they are.
         processes: Place among the processes of the run.
         compiles: Whether networks are translated by ``torch.compile``.
+        replays: Whether matching losses are recorded as CUDA graphs.
+        channels_last: Whether networks keep channels together on a GPU; on a CPU the layers choose.
     """
     set_up_heap()
     if threads is not None:
@@ -109,7 +118,10 @@ def open_site(
             f"trainer.precision=bf16-mixed, but {device.type} here does not multiply in bfloat16, "
             "so this run is in float32; bf16-emulated computes it anyway, slowly"
         )
-    return Site(device, used, processes, compiles)
+    if channels_last and device.type != "cuda":
+        say_once(f"trainer.channels_last=true, but on {device.type} layers choose their own layout")
+        channels_last = False
+    return Site(device, used, processes, compiles, replays, channels_last)
 
 
 def settled_precision(asked: Asked, device: torch.device) -> Precision:

@@ -43,7 +43,7 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     place = Processes(rank=11, world_size=16, local_rank=3)
     for accelerator, device in (("cuda", torch.device("cuda", 3)), ("cpu", CPU)):
         opened = open_site(accelerator, precision="32-true", threads=None, processes=place)
-        assert opened == (device, "32-true", place, False)
+        assert opened == (device, "32-true", place, False, False, False)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,13 @@ def test_the_precision_is_one_that_the_hardware_has(asked, with_bf16, without, h
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (asked == "bf16-mixed")  # once, and only where something else is used
     assert all("trainer.precision=bf16-mixed, but cpu" in line for line in told)
+
+
+def test_layouts_are_asked_for_on_a_gpu_alone(caplog):
+    options = {"precision": "32-true", "threads": None, "processes": Processes()}
+    assert not open_site("cpu", channels_last=True, **options).channels_last
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "trainer.channels_last=true, but on cpu layers choose their own layout"
 
 
 def test_only_the_first_process_of_a_run_tells(hardware, monkeypatch, caplog):

@@ -16,6 +16,7 @@ from geodm_lightning.distillers.fitting import FittingSettings, fitted_geometry
 from geodm_lightning.distillers.matching import MatchingDistiller
 from geodm_lightning.distillers.real_features import RealFeatures
 from geodm_lightning.distillers.recipe import Optimizers, StepSizes
+from geodm_lightning.distillers.replay import replayed
 from geodm_lightning.distillers.synthetic import SyntheticImages, initial_images
 from geodm_lightning.geometry.product import ProductManifold
 from geodm_lightning.networks.compiled import compiled, embedded
@@ -86,6 +87,7 @@ def build_distiller(
         ),
         processes=site.processes,
         embed=compiled(embedded, site.device) if site.compiles else embedded,
+        replay=replayed(matching, site.device) if site.replays else None,
     )
 
 

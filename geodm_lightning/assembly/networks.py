@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,13 @@ from geodm_lightning.data.datamodule import RealDataModule
 from geodm_lightning.distillers.pretrain import PretrainSettings, State, pretrained_states
 from geodm_lightning.networks.backbones import build_network
 from geodm_lightning.networks.network import Network
-from geodm_lightning.networks.pool import NetworkPool, RandomPool, TrainedPool
+from geodm_lightning.networks.pool import NetworkBuilder, NetworkPool, RandomPool, TrainedPool
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.site import Site
 from geodm_lightning.types import DatasetSpec
 
 
-def network_builder(
-    network: dict[str, Any], spec: DatasetSpec
-) -> Callable[[torch.Generator], Network]:
+def network_builder(network: dict[str, Any], spec: DatasetSpec) -> NetworkBuilder:
     """Return a function that builds the configured network from a generator."""
     options = network_options(network)
 
@@ -37,6 +34,19 @@ def network_builder(
         )
 
     return build
+
+
+def channels_together(build: NetworkBuilder) -> NetworkBuilder:
+    """Return a function that builds the same networks with the channels of a pixel together.
+
+    Convolutions hand the layout of their weights on to their maps, and weights that are drawn anew
+    in place keep it.
+    """
+
+    def built(generator: torch.Generator) -> Network:
+        return build(generator).to(memory_format=torch.channels_last)
+
+    return built
 
 
 def pretrain_settings(settings: dict[str, Any], *, for_herding: bool) -> PretrainSettings:
@@ -78,6 +88,8 @@ def trained_states(
 def build_pool(settings: dict[str, Any], data: RealDataModule, site: Site) -> NetworkPool:
     """Build the pool of matching networks, training them first where they must be trained."""
     build = network_builder(settings["network"], data.spec)
+    if site.channels_last:
+        build = channels_together(build)
     if settings["pool"]["kind"] == "random":
         return RandomPool(build, settings["seed"], hold=settings["pool"]["hold"]).to(site.device)
     initial, final = trained_states(settings, data, site, for_herding=False)

@@ -17,6 +17,7 @@ from geodm_lightning.distillers.calibration import Calibration
 from geodm_lightning.distillers.plateau import Plateau
 from geodm_lightning.distillers.real_features import RealFeatures
 from geodm_lightning.distillers.recipe import Optimizers, StepSizes
+from geodm_lightning.distillers.replay import ReplayedGradients
 from geodm_lightning.distillers.running_terms import PREFIX, RunningTerms
 from geodm_lightning.distillers.synthetic import SyntheticImages
 from geodm_lightning.ledger import Ledger
@@ -50,6 +51,7 @@ class MatchingDistiller(LightningModule):
         sizes: Length of the run, classes at once and the logging interval.
         processes: Place among the processes of the run.
         embed: Maps a network and synthetic images ``(n, ch, h, w)`` to features ``(n, d)``.
+        replay: Gradients of ``matching`` recorded and replayed, None for none.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class MatchingDistiller(LightningModule):
         sizes: StepSizes,
         processes: Processes,
         embed: Embed = embedded,
+        replay: ReplayedGradients | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -73,6 +76,7 @@ class MatchingDistiller(LightningModule):
         self.sizes = sizes
         self.processes = processes
         self.embed = embed
+        self.replay = replay
         self.trackers: Sequence[Logger] = ()
         self.iteration = 0
         self.seconds = 0.0
@@ -147,12 +151,7 @@ class MatchingDistiller(LightningModule):
         with section("network"):
             features = self.embed(self.real.pool.network(iteration), seen)
             matched = features.detach().float().unflatten(0, images.shape[:2]).requires_grad_()
-        generator = keyed_generator(self.seed, "frequencies", iteration, device=real.device)
-        terms = self.matching(
-            real.float(), matched, generator=generator, classes=own, ledger=self.ledger
-        )
-        self.backward_shares(terms.shares)
-        total, parts = terms.total.detach(), terms.parts
+        total, parts = self.backward_loss(real.float(), matched, classes=own, iteration=iteration)
         with section("network"):
             if self.calibration is not None:
                 seen_by_class = seen.unflatten(0, images.shape[:2])
@@ -168,6 +167,39 @@ class MatchingDistiller(LightningModule):
             self.manual_backward(images, seen.grad.unflatten(0, images.shape[:2]))
         self.terms.add(total, parts)
         return total.sum()
+
+    def backward_loss(
+        self, real: Tensor, matched: Tensor, *, classes: slice, iteration: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add the gradients of the matching loss by features and geometry.
+
+        They are replayed where that was asked for, except in iterations that are measured
+        component by component.
+
+        Args:
+            real: Features of real images, ``(C, R, d)``.
+            matched: Those of synthetic images, ``(C, S, d)``, a leaf.
+            classes: Which they are of those of this process.
+            iteration: Iteration of the run.
+
+        Returns:
+            The loss of each class and its named terms, ``(C,)`` each.
+        """
+        if self.replay is not None and not self.ledger.is_measuring:
+            gradients = self.replay(real, matched)
+            if gradients is not None:
+                matched.grad = gradients.features
+                learned = self.replay.learned
+                for parameter, gradient in zip(learned, gradients.parameters, strict=True):
+                    before = parameter.grad
+                    parameter.grad = gradient.clone() if before is None else before + gradient
+                return gradients.total, gradients.parts
+        generator = keyed_generator(self.seed, "frequencies", iteration, device=real.device)
+        terms = self.matching(
+            real, matched, generator=generator, classes=classes, ledger=self.ledger
+        )
+        self.backward_shares(terms.shares)
+        return terms.total.detach(), terms.parts
 
     def backward_shares(self, shares: dict[str, Tensor]) -> None:
         """Run the backward pass of each component's share of the loss down to the features."""

@@ -163,6 +163,8 @@ def train_students(
     started = time.perf_counter()
     num_steps = course.num_steps
     students, batches = course.students(indices, loggers), course.batches(indices)
+    if site.channels_last:
+        students.network.to(memory_format=torch.channels_last)
     if site.compiles:
         compile_network(students.network, site.device)
     trainer = site.trainer(
