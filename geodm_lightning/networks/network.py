@@ -67,13 +67,15 @@ class BlockNetwork(Network):
 def fill_uniform(parameter: Tensor, bound: float, *, generator: torch.Generator) -> None:
     """Fill a tensor with U(-bound, bound) in place, drawn on the generator's device.
 
+    Its numbers do not depend on where in memory they lie.
+
     Args:
-        parameter: Tensor of any shape on any device.
+        parameter: Tensor of any shape and layout on any device.
         bound: Half width of the interval.
         generator: Source of the draw.
     """
     with torch.no_grad():
-        if generator.device.type == parameter.device.type:
+        if generator.device.type == parameter.device.type and parameter.is_contiguous():
             parameter.uniform_(-bound, bound, generator=generator)
         else:
             values = torch.empty(
