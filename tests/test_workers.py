@@ -10,6 +10,7 @@ from geodm_lightning.networks import winograd
 from geodm_lightning.networks.backbones import build_network
 from geodm_lightning.randomness import keyed_generator
 from geodm_lightning.workers import run_alone, run_each
+from tests.kernels import needs_kernels
 
 
 @pytest.fixture(params=[1, 3])
@@ -75,6 +76,7 @@ def test_a_counter_of_operations_sees_all_of_them(threads):
     assert torch.get_num_threads() == threads
 
 
+@needs_kernels
 def test_features_and_derivatives_do_not_depend_on_the_number_of_threads():
     generator = keyed_generator(0, "test", 0)
     network = build_network(

@@ -76,7 +76,7 @@ def set_threads():
         (4, 64, [16] * 4),
         (4, 100, [25] * 4),
         (4, 640, [54] * 11 + [46]),
-        (4, 20, [16, 4]),
+        (4, 20, [8, 8, 4]),
     ],
 )
 def test_every_core_embeds_alike_many_images(monkeypatch, set_threads, threads, num_images, sizes):

@@ -12,6 +12,7 @@ from geodm_lightning.native import library
 from geodm_lightning.networks.convnet import ConvNet
 from geodm_lightning.networks.convolution import Convolution
 from geodm_lightning.processes import say_once
+from tests.kernels import needs_kernels
 
 
 def forget():
@@ -39,6 +40,7 @@ def images():
     return torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
+@needs_kernels
 def test_kernels_are_compiled_once(fresh, monkeypatch):
     assert library.is_able()
     (path,) = fresh.iterdir()
@@ -52,6 +54,7 @@ def test_kernels_are_compiled_once(fresh, monkeypatch):
     assert len(list(fresh.iterdir())) == 2  # what another command makes has another name
 
 
+@needs_kernels
 @pytest.mark.parametrize("flag", ["-DLANES=8", "-DLANES=16", "-O0"])
 def test_kernels_of_other_processors_are_the_layers_too(fresh, monkeypatch, flag):
     """Vectors wider than this processor's are made of several of its own."""
@@ -98,6 +101,7 @@ def test_without_a_compiler_layers_are_pytorchs(fresh, monkeypatch, caplog, comp
     assert not fresh.exists() or not list(fresh.iterdir())  # nothing half-made
 
 
+@needs_kernels
 def test_kernels_that_do_not_agree_are_not_used(fresh, monkeypatch):
     call = library.call
 
@@ -110,12 +114,14 @@ def test_kernels_that_do_not_agree_are_not_used(fresh, monkeypatch):
     assert library.obstacle() == "the compiled kernels do not agree with PyTorch"
 
 
+@needs_kernels
 def test_a_folder_that_cannot_be_written_is_named(fresh, monkeypatch):
     fresh.parent.mkdir(exist_ok=True)
     fresh.write_text("in the way")
     assert str(fresh) in library.obstacle()
 
 
+@needs_kernels
 def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path):
     program = "from geodm_lightning.native import library; print(library.obstacle())"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
@@ -127,6 +133,7 @@ def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path):
     assert len(list((tmp_path / "geodm_lightning").iterdir())) == 1
 
 
+@needs_kernels
 @pytest.mark.parametrize("bad", [torch.zeros(4, dtype=torch.float64), torch.zeros(4, 4).t()[:2]])
 def test_tensors_that_kernels_cannot_read_are_refused(bad):
     with pytest.raises(ValueError, match="contiguous float32"):

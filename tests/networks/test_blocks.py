@@ -8,6 +8,7 @@ from torch.func import functional_call, vmap
 from geodm_lightning.networks import blocks
 from geodm_lightning.networks.convnet import ConvNet
 from geodm_lightning.networks.stack import NetworkStack
+from tests.kernels import needs_kernels
 
 
 @pytest.fixture
@@ -39,6 +40,7 @@ def is_fused(network, images, monkeypatch):
     return bool(called)
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ("channels", "resolution", "num_images"), [(3, 32, 35), (1, 28, 16), (3, 16, 64), (3, 64, 16)]
 )
@@ -53,6 +55,7 @@ def test_features_are_those_of_the_layers(rng, monkeypatch, channels, resolution
     assert (features - exact).abs().max() <= 1e-4 * exact.abs().max()
 
 
+@needs_kernels
 def test_what_the_norms_take_away_leaves_nothing():
     assert not convnet().embed(torch.zeros(16, 3, 32, 32)).any()
 
@@ -72,6 +75,7 @@ def test_an_image_does_not_depend_on_the_images_beside_it(rng):
     assert torch.equal(network.embed(images)[::7], beside)
 
 
+@needs_kernels
 def test_layers_run_one_after_the_other_where_that_is_asked_or_needed(rng, monkeypatch):
     images = torch.randn(16, 3, 32, 32, generator=rng)
     fused = lambda network, images=images: is_fused(network, images, monkeypatch)  # noqa: E731

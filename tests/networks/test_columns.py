@@ -5,7 +5,9 @@ import torch
 from torch.nn import functional
 
 from geodm_lightning.networks.columns import convolve
+from tests.kernels import needs_kernels
 
+pytestmark = needs_kernels
 BOUND = 3e-6  # of the largest value, against float64
 SHAPES = [  # n, channels in, channels out, height, width, padding
     (3, 3, 32, 8, 8, 1),

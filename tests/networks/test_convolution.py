@@ -10,6 +10,7 @@ from geodm_lightning.networks import winograd
 from geodm_lightning.networks.convolution import Convolution
 from geodm_lightning.networks.resnet import ResNet
 from geodm_lightning.types import InputError
+from tests.kernels import needs_kernels
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ def without(options, name):
     return {key: value for key, value in options.items() if key != name}
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ("options", "size", "taken"),
     [
@@ -73,6 +75,7 @@ def test_it_is_not_taken_in_other_types_or_under_transforms(rng, monkeypatch):
     torch.testing.assert_close(mapped[1], expected, rtol=1e-4, atol=1e-2)
 
 
+@needs_kernels
 def test_a_resnet_gives_the_same_with_either(rng, monkeypatch):
     """Smooth activations, since a pixel at 0 may fall on either side of a ReLU's bend."""
     monkeypatch.setattr(nn.ReLU, "forward", lambda self, maps: functional.softplus(maps))

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from geodm_lightning.networks.fused import norm_relu_pool
+from tests.kernels import needs_kernels
 
 
 def one_by_one(maps, weight, bias, *, eps):
@@ -37,6 +38,7 @@ def test_values_and_derivatives_are_those_of_torch(rng, device, shape, channels_
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=bound)
 
 
+@needs_kernels
 def test_large_maps_keep_their_precision(rng, device):
     """Constants keep every pixel away from the ReLU's bend, where rounding decides a gradient."""
     tensors = draw(rng, device, shape=(5, 96, 32, 32))
