@@ -2,13 +2,15 @@
 
 They are compiled by the C compiler that ``CC`` names, or ``cc``, in about a second, and kept in
 the user's cache (``$XDG_CACHE_HOME/geodm_lightning``, else ``~/.cache/geodm_lightning``) under a
-name that follows from source, command and processor. Where none can be compiled, or where they do
+name that follows from source, command and processor; where that cannot be written, a process
+compiles its own. Where none can be compiled, or where they do
 not agree with PyTorch, PyTorch's operations do the work and one line says why. Their threads are
 OpenMP's, as PyTorch's are: the same ones, where both bring the same library.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -33,6 +35,22 @@ LINKED = ("-lm",)
 MULTIPLE = 32  # channels are one of it: panels of every processor's vectors
 AGREEMENT = 1e-4  # with PyTorch's results, in shares of the largest
 SECONDS = 120  # for the compiler
+# Arguments of the kernels: t a tensor, i a whole number, f another number.
+KINDS = {"t": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
+SIGNATURES = {
+    "panel_width": "",
+    "winograd_kernels": "tiiiiiti",
+    "winograd_convolve": "tiiiiitttii",
+    "winograd_correlate": "tiiiiititi",
+    "winograd_block": "tiiiiitttftii",
+    "columns_convolve": "tiiiiitttii",
+    "columns_correlate": "tiiiiititii",
+    "columns_back": "tiiiiittii",
+    "columns_block": "tiiiiitttftii",
+    "norm_relu_pool": "tiiiittfttti",
+    "norm_relu_pool_gradients": "ttiiiittttttti",
+}
+CANNOT_FAIL = ("norm_relu_pool", "norm_relu_pool_gradients", "winograd_kernels")
 _NO_MEMORY = 1
 
 
@@ -100,35 +118,51 @@ def compiler() -> list[str]:
 
 
 def _argument(value: Tensor | int | float | None) -> Any:
-    if isinstance(value, Tensor):
-        if value.dtype != torch.float32 or not value.is_contiguous():
-            raise ValueError(f"kernels take contiguous float32 tensors, got {value.dtype}")
-        return ctypes.c_void_p(value.data_ptr())
-    if isinstance(value, float):
-        return ctypes.c_float(value)
-    return ctypes.c_void_p(None) if value is None else ctypes.c_int64(value)
+    if not isinstance(value, Tensor):
+        return value
+    if value.dtype != torch.float32 or not value.is_contiguous() or value.device.type != "cpu":
+        raise ValueError(
+            f"kernels take contiguous float32 tensors on the CPU, got {value.dtype} with strides "
+            f"{value.stride()} on {value.device}"
+        )
+    return value.data_ptr()
 
 
 @cache
 def _library() -> ctypes.CDLL:
     command = compiler()
     name = f"kernels-{_identity(command)}.so"
-    folder = _cache_folder()
-    path = folder / name
     try:
-        if not path.is_file():
-            _build(command, path)
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise BuildError(f"kernels cannot be kept in {folder} ({error})") from error
-    for function in ("norm_relu_pool", "norm_relu_pool_gradients", "winograd_kernels"):
-        getattr(library, function).restype = None
+        library = _loaded(command, _cache_folder() / name)
+    except (OSError, RuntimeError) as error:  # no home, or one that cannot be written
+        if isinstance(error, BuildError):
+            raise
+        library = _loaded(command, Path(_own_folder()) / name)
+    for function, kinds in SIGNATURES.items():
+        found = getattr(library, function)
+        found.argtypes = [KINDS[kind] for kind in kinds]
+        found.restype = None if function in CANNOT_FAIL else ctypes.c_int
     return library
+
+
+def _loaded(command: list[str], path: Path) -> ctypes.CDLL:
+    """Load a library, compiled first where it is not there."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _build(command, path)
+    return ctypes.CDLL(str(path))
+
+
+@cache
+def _own_folder() -> str:
+    """Return a folder of this process that goes with it."""
+    folder = tempfile.TemporaryDirectory(prefix="geodm_lightning-")
+    atexit.register(folder.cleanup)
+    return folder.name
 
 
 def _build(command: list[str], path: Path) -> None:
     """Compile to a path that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
         sources = map(str, sorted(SOURCES.glob("*.c")))
@@ -140,6 +174,8 @@ def _build(command: list[str], path: Path) -> None:
             raise BuildError(f"{command[0]} fails ({lines[0][:160]})") from error
         except subprocess.TimeoutExpired as error:
             raise BuildError(f"{command[0]} takes longer than {SECONDS} s") from error
+        if not partial.is_file():
+            raise BuildError(f"{command[0]} says that all went well and has made nothing")
         partial.replace(path)
 
 

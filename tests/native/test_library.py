@@ -1,5 +1,6 @@
 """C kernels are compiled once; where they cannot be, PyTorch does the work and a line says so."""
 
+import ctypes
 import logging
 import os
 import subprocess
@@ -81,7 +82,7 @@ def test_kernels_of_other_processors_are_the_layers_too(fresh, monkeypatch, flag
     [
         ("no-such-compiler -x", "no C compiler no-such-compiler was found; install one, or name"),
         ("false", "false fails"),
-        ("true", "cannot be kept in"),  # says that all went well, and made nothing
+        ("true", "true says that all went well and has made nothing"),
     ],
 )
 def test_without_a_compiler_layers_are_pytorchs(fresh, monkeypatch, caplog, compiler, words):
@@ -115,10 +116,30 @@ def test_kernels_that_do_not_agree_are_not_used(fresh, monkeypatch):
 
 
 @needs_kernels
-def test_a_folder_that_cannot_be_written_is_named(fresh, monkeypatch):
+def test_where_the_cache_cannot_be_written_a_process_compiles_its_own(fresh):
     fresh.parent.mkdir(exist_ok=True)
     fresh.write_text("in the way")
-    assert str(fresh) in library.obstacle()
+    assert library.obstacle() is None
+    assert fresh.read_text() == "in the way"
+
+
+@needs_kernels
+def test_without_a_home_a_process_compiles_its_own(fresh, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.home", no_home)
+    assert library.obstacle() is None
+
+
+@needs_kernels
+def test_wrong_arguments_are_refused():
+    with pytest.raises(TypeError):
+        library.call("winograd_kernels", torch.zeros(4))
+    with pytest.raises(ctypes.ArgumentError):
+        library.call("winograd_kernels", *[0.5] * 8)
 
 
 @needs_kernels
