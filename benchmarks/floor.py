@@ -1,14 +1,15 @@
 """What a machine needs at least for the work of this project, and what it takes.
 
     python benchmarks/floor.py --output benchmarks/results/floor_cpu.json
+    python benchmarks/floor.py --precisions bf16 --output benchmarks/results/floor_bf16_cpu.json
     python benchmarks/floor.py --device cuda --output benchmarks/results/floor_gpu.json
     python benchmarks/floor_figure.py benchmarks/results/floor_cpu.json
 
 The matching step, the OT loss, a guided sampler step and a student's step, on random pixels of
 three data sets, with 1, 10 and 50 images per class, in float32 and, where the machine multiplies
-it faster, in bf16. The floor is the longer of two times: operations, as many as the direct form of
-convolutions and products has, over the measured rate of products; and the bytes that cannot
-but be moved over the measured rate of copies. On a CPU the larger images are fewer, see ``sizes``;
+it faster or it is asked for, in bf16. The floor is the longer of two times: operations, as many as
+the direct form of convolutions and products has, over the measured rate of products; and the bytes
+that cannot but be moved over the measured rate of copies. On a CPU the larger images are fewer, see ``sizes``;
 what is told of them is the ratio to the floor, and nothing is extrapolated.
 """
 
@@ -129,7 +130,8 @@ def measure(
 ) -> dict[Case, Found]:
     """Measure all cases, each once, however many data sets and sizes of sets it is of."""
     found: dict[Case, Found] = {}
-    shapes, precisions = shapes_of(arguments), ["float32"] if machine.no_bf16 else PRECISIONS
+    shapes = shapes_of(arguments)
+    precisions = arguments.precisions or (["float32"] if machine.no_bf16 else PRECISIONS)
     for precision, (name, shape), ipc in product(precisions, shapes.items(), arguments.ipcs):
         for case in cases(shape, ipc, precision):
             if case in found:
@@ -199,6 +201,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", choices=shapes, default=shapes)
     parser.add_argument("--ipcs", nargs="+", type=positive, default=list(IPCS))
     parser.add_argument("--repeats", type=positive, default=3, help="turns that count")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        help="default: float32, and bf16 where the machine multiplies it faster",
+    )
     for name, what in (
         ("classes", "classes of a matching step"),
         ("real-batch", "real images of a class in it"),
@@ -218,8 +226,9 @@ def main() -> None:
     load = os.getloadavg()[0]  # programs that were running beside this one
     keep_freed_memory()
     before = measure_machine(device)
-    if before.no_bf16:
-        print(f"bf16 is left out: {before.no_bf16}", flush=True)
+    left_out = None if arguments.precisions else before.no_bf16
+    if left_out:
+        print(f"bf16 is left out: {left_out}", flush=True)
     found = measure(arguments, device, before)
     after = measure_machine(device)
     machine = before.best(after)
@@ -227,7 +236,7 @@ def main() -> None:
         "floor": DEFINITION,
         "repeats": arguments.repeats,
         "load before": load,
-        "bf16 left out": before.no_bf16,
+        "bf16 left out": left_out,
         "machine": {**machine._asdict(), "before": before._asdict(), "after": after._asdict()},
         "rows": [row for case, own in found.items() for row in rows(case, own, machine)],
         "provenance": provenance(device),

@@ -43,12 +43,15 @@ class Machine(NamedTuple):
     def bounds(self, work: Work, precision: str) -> tuple[float, float]:
         """Return the seconds that computing and moving take at least; the longer is the floor.
 
+        Numbers of bf16 may as well be multiplied as float32, where that is faster.
+
         Args:
             work: Bytes beyond the last cache are moved at the rate of memory, others at its own.
             precision: "float32" or "bf16".
         """
         rate = self.memory if work.bytes > self.cache_bytes else self.cache
-        return work.flops / self.products[precision], work.bytes / rate
+        products = max(self.products[precision], self.products["float32"])
+        return work.flops / products, work.bytes / rate
 
     def best(self, other: Machine) -> Machine:
         """Return the better rates of two measurements."""

@@ -98,6 +98,7 @@ def test_floor_is_the_longer_of_computing_and_moving():
     assert machine.no_bf16 is None
     slow = machine._replace(products={"float32": 100.0, "bf16": 50.0})
     assert slow.no_bf16 == "products in bf16 run at 0.50 of the rate of float32"
+    assert slow.bounds(Work(1000, 65), "bf16") == (10, 6.5)  # multiplied as float32
     assert slow.best(machine._replace(cache=1.0)).products == machine.products
     assert slow.best(machine._replace(cache=1.0)).cache == 50
 
