@@ -9,8 +9,8 @@ The matching step, the OT loss, a guided sampler step and a student's step, on r
 three data sets, with 1, 10 and 50 images per class, in float32 and, where the machine multiplies
 it faster or it is asked for, in bf16. The floor is the longer of two times: operations, as many as
 the direct form of convolutions and products has, over the measured rate of products; and the bytes
-that cannot but be moved over the measured rate of copies. On a CPU the larger images are fewer, see ``sizes``;
-what is told of them is the ratio to the floor, and nothing is extrapolated.
+that cannot but be moved over the measured rate of copies. On a CPU the larger images are fewer, see
+``sizes``; what is told of them is the ratio to the floor, and nothing is extrapolated.
 """
 
 from __future__ import annotations

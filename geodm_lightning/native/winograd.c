@@ -252,7 +252,7 @@ int winograd_convolve(const float *maps, int64_t n, int64_t high, int64_t wide, 
     Grid grid = grid_of(high, wide, padding);
     int64_t total = n * grid.tiles_high * grid.tiles_wide, most = tiles_at_once(inputs, outputs);
     int64_t share = rounded_up((total + threads - 1) / threads, ROWS);
-    int64_t size = share < most ? share : most, room = winograd_room(inputs, outputs);
+    int64_t size = clamp(share, ROWS, most), room = winograd_room(inputs, outputs);
     float *rooms = allocate(threads * rounded_up(room, GAP));
     if (!rooms) return 1;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
