@@ -43,7 +43,7 @@ FEW = ("schedule.max_students=1", "schedule.max_student_epochs=60")
 WIDE = ("network=convnet", "network.depth=3", "network.width=128")
 NARROW = ("network=convnet_small", "network.depth=3", "network.width=32")
 TIMM = ("strategy=dm", "network=timm", "network.name=resnet10t")
-NCFM = ("strategy=ncfm", "pool.count=2", "schedule.max_pretrain_steps=20")
+FEW_NETWORKS = ("pool.count=2", "schedule.max_pretrain_steps=20")
 
 
 def student(name: str) -> tuple[str, ...]:
@@ -55,9 +55,9 @@ CASES = {
     "DM, width 128": ("strategy=dm", *WIDE, *SHORT, "stages=[distill]"),
     "DM, width 32": ("strategy=dm", *NARROW, *SHORT, "stages=[distill]"),
     "HDD, width 128": ("strategy=hdd", *WIDE, *SHORT, "stages=[distill]"),
-    "DSDM, width 128": ("strategy=dsdm", *WIDE, *SHORT, "stages=[distill]"),
+    "DSDM, width 128": ("strategy=dsdm", *FEW_NETWORKS, *WIDE, *SHORT, "stages=[distill]"),
     "M3D, width 128": ("strategy=m3d", *WIDE, *SHORT, "stages=[distill]"),
-    "NCFM, width 128": (*NCFM, *WIDE, *SHORT, "stages=[distill]"),
+    "NCFM, width 128": ("strategy=ncfm", *FEW_NETWORKS, *WIDE, *SHORT, "stages=[distill]"),
     "DM, resnet18": ("strategy=dm", "network=resnet18", *SHORT, "stages=[distill]"),
     "DM, timm": (*TIMM, *SHORT, "stages=[distill]"),
     "students, width 128": ("strategy=dm", *WIDE, *SHORT, "stages=[distill,evaluate]", *FEW),
