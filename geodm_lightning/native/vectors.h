@@ -45,27 +45,39 @@ static inline float *allocate_zeros(int64_t floats) {
     return place;
 }
 
+/* sums (rows, PANEL) += left (rows, depth) · right (depth, PANEL); rows are known when compiled. */
+static inline __attribute__((always_inline)) void add_products(
+    int rows, int64_t depth, const float *left, int64_t row_stride, int64_t depth_stride,
+    const float *right, int64_t right_stride, vector sums[ROWS][2]) {
+    for (int64_t k = 0; k < depth; k++) {
+        vector low = load(right + k * right_stride), high = load(right + k * right_stride + LANES);
+#pragma GCC unroll 6
+        for (int row = 0; row < rows; row++) {
+            float factor = left[row * row_stride + k * depth_stride];
+            sums[row][0] += factor * low;
+            sums[row][1] += factor * high;
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void store_sums(int rows, vector sums[ROWS][2],
+                                                             float *result, int64_t stride) {
+    for (int row = 0; row < rows; row++) {
+        store(result + row * stride, sums[row][0]);
+        store(result + row * stride + LANES, sums[row][1]);
+    }
+}
+
 /* result (ROWS, PANEL) = left (ROWS, depth) · panel (depth, PANEL) */
 static inline void multiply(int64_t depth, const float *left, int64_t stride, const float *panel,
                             float *result, int64_t result_stride) {
     vector sums[ROWS][2];
     for (int row = 0; row < ROWS; row++) sums[row][0] = sums[row][1] = spread(0);
-    for (int64_t k = 0; k < depth; k++) {
-        vector low = load(panel + k * PANEL), high = load(panel + k * PANEL + LANES);
-#pragma GCC unroll 6
-        for (int row = 0; row < ROWS; row++) {
-            float factor = left[row * stride + k];
-            sums[row][0] += factor * low;
-            sums[row][1] += factor * high;
-        }
-    }
-    for (int row = 0; row < ROWS; row++) {
-        store(result + row * result_stride, sums[row][0]);
-        store(result + row * result_stride + LANES, sums[row][1]);
-    }
+    add_products(ROWS, depth, left, stride, 1, panel, PANEL, sums);
+    store_sums(ROWS, sums, result, result_stride);
 }
 
-/* result (rows, PANEL) += left (depth, rows)^T · right (depth, PANEL); rows is known when compiled. */
+/* result (rows, PANEL) += left (depth, rows)^T · right (depth, PANEL) */
 static inline __attribute__((always_inline)) void add_rows(
     int rows, int64_t depth, const float *left, int64_t stride, const float *right,
     int64_t right_stride, float *result, int64_t result_stride) {
@@ -74,19 +86,8 @@ static inline __attribute__((always_inline)) void add_rows(
         sums[row][0] = load(result + row * result_stride);
         sums[row][1] = load(result + row * result_stride + LANES);
     }
-    for (int64_t k = 0; k < depth; k++) {
-        vector low = load(right + k * right_stride), high = load(right + k * right_stride + LANES);
-#pragma GCC unroll 6
-        for (int row = 0; row < rows; row++) {
-            float factor = left[k * stride + row];
-            sums[row][0] += factor * low;
-            sums[row][1] += factor * high;
-        }
-    }
-    for (int row = 0; row < rows; row++) {
-        store(result + row * result_stride, sums[row][0]);
-        store(result + row * result_stride + LANES, sums[row][1]);
-    }
+    add_products(rows, depth, left, 1, stride, right, right_stride, sums);
+    store_sums(rows, sums, result, result_stride);
 }
 
 /* result (rows, PANEL) += left (depth, rows)^T · right (depth, PANEL); rows are even. */
