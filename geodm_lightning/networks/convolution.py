@@ -1,4 +1,4 @@
-"""The convolution of our networks: Winograd's on a CPU where it is faster, PyTorch's elsewhere."""
+"""The convolution of our networks: C kernels on a CPU where they are faster, PyTorch's elsewhere."""
 
 from __future__ import annotations
 
@@ -60,20 +60,22 @@ class Convolution(nn.Conv2d):
 
     @property
     def may_take_winograd(self) -> bool:
-        """Whether the layer is ungrouped, 3×3, of stride 1 and of full vectors of channels."""
-        return (
-            self.algorithm == "auto"
-            and self.kernel_size == (3, 3)
-            and self.stride == self.dilation == (1, 1)
-            and self.padding in ((0, 0), (1, 1), (2, 2))
-            and self.padding_mode == "zeros"
-            and self.groups == 1
-            and self.in_channels % library.MULTIPLE == self.out_channels % library.MULTIPLE == 0
-        )
+        """Whether the layer is simple and of full vectors of channels, in and out."""
+        is_full = self.in_channels % library.MULTIPLE == self.out_channels % library.MULTIPLE == 0
+        return self._is_simple and is_full and self.padding[0] in (0, 1, 2)
 
     @property
     def may_take_columns(self) -> bool:
-        """Whether the layer is ungrouped, 3×3, of stride 1 and from few channels to many."""
+        """Whether the layer is simple and leads from few channels to full vectors of them."""
+        return (
+            self._is_simple
+            and self.in_channels <= FEW
+            and self.out_channels % library.MULTIPLE == 0
+        )
+
+    @property
+    def _is_simple(self) -> bool:
+        """Whether the layer is ungrouped, 3×3, of stride 1 and padded alike with zeros."""
         return (
             self.algorithm == "auto"
             and self.kernel_size == (3, 3)
@@ -82,8 +84,6 @@ class Convolution(nn.Conv2d):
             and self.padding[0] == self.padding[1]
             and self.padding_mode == "zeros"
             and self.groups == 1
-            and self.in_channels <= FEW
-            and self.out_channels % library.MULTIPLE == 0
         )
 
     def forward(self, input: Tensor) -> Tensor:
