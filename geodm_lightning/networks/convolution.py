@@ -1,4 +1,4 @@
-"""The convolution of our networks: C kernels on a CPU where they are faster, PyTorch's elsewhere."""
+"""The convolution of our networks: C kernels on a CPU where these are faster, else PyTorch's."""
 
 from __future__ import annotations
 
