@@ -64,7 +64,7 @@ def test_students_that_do_not_fit_are_told_what_would(tmp_path):
 def test_a_run_that_needs_more_than_there_is_names_what_then_fits(tmp_path):
     wide = ("network.width=256", "ipc=130", "distiller.real_batch=8", "stages=[distill]")
     options = [*tiny_overrides(tmp_path), *wide, "baselines=[]"]
-    failed = run_in(700, *options)
+    failed = run_in(450, *options)
     assert failed.returncode == 2
     assert failed.stderr.startswith(
         "error: out of memory in stage distill: 10 classes at once need"
@@ -72,5 +72,5 @@ def test_a_run_that_needs_more_than_there_is_names_what_then_fits(tmp_path):
     assert failed.stderr.count("\n") == 1
     fitting = failed.stderr.partition("lower distiller.classes_per_step to ")[2].split()[0]
     assert 1 <= int(fitting) < 10
-    again = run_in(700, *options, f"distiller.classes_per_step={fitting}")
+    again = run_in(450, *options, f"distiller.classes_per_step={fitting}")
     assert again.returncode == 0, again.stderr
