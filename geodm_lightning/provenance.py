@@ -17,7 +17,7 @@ from geodm_lightning.native import library
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
 
-LIBRARIES = ("torch", "torchvision", "lightning", "geoopt", "POT", "timm", "scikit-learn", "numpy")
+LIBRARIES = ("torch", "torchvision", "lightning", "geoopt", "POT", "timm", "numpy")
 
 
 def provenance(device: torch.device, precision: str = "32-true") -> dict[str, Any]:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from geodm_lightning.data.catalog import dataset_spec
 from geodm_lightning.data.idx import read_idx
@@ -50,6 +52,16 @@ def test_digits_split_is_fixed_and_stated():
     spec = dataset_spec("digits")
     assert unit.mean().item() == pytest.approx(spec.mean[0], abs=5e-5)
     assert unit.std(unbiased=False).item() == pytest.approx(spec.std[0], abs=5e-5)
+
+
+def test_digits_are_those_of_scikit_learn():
+    bundle = load_digits()
+    parts = train_test_split(range(1797), test_size=360, random_state=0, stratify=bundle.target)
+    for split, part in zip(
+        load_pixels(dataset_spec("digits"), Path("nowhere")), parts, strict=False
+    ):
+        assert np.array_equal(split.images[:, 0].numpy(), bundle.images[part])
+        assert np.array_equal(split.labels.numpy(), bundle.target[part])
 
 
 def test_idx_round_trip(tmp_path):
