@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from threading import Barrier
 from typing import TypeVar
@@ -44,7 +44,7 @@ def run_each(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Resu
     if not _has_workers():
         with torch.no_grad(), _one_core():
             return [work(item) for item in everything]
-    mode = _mode()
+    mode = _modes()
 
     def run(item: Item) -> Result:
         with mode():
@@ -68,7 +68,7 @@ def run_alone(work: Callable[[], Result]) -> Result:
     Raises:
         Exception: What it raised.
     """
-    mode = _mode()
+    mode = _modes()
 
     def run() -> Result:
         with mode():
@@ -98,9 +98,17 @@ def _has_workers() -> bool:
     return torch.get_num_threads() > 1 and torch._C._len_torch_dispatch_stack() == 0
 
 
-def _mode() -> type[torch.no_grad] | type[torch.inference_mode]:
-    """Return the mode without a graph that this thread's tensors may be written in."""
-    return torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
+def _modes() -> Callable[[], AbstractContextManager[None]]:
+    """Return what gives another thread the modes of this one: no graph, and its precision."""
+    no_graph = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
+    is_mixed, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+    @contextmanager
+    def modes() -> Iterator[None]:
+        with no_graph(), torch.autocast("cpu", dtype, enabled=is_mixed):
+            yield
+
+    return modes
 
 
 @cache

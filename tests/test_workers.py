@@ -60,6 +60,15 @@ def test_tensors_of_the_caller_can_be_written(threads, mode):
         torch.testing.assert_close(result, torch.arange(8.0))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_threads_compute_in_the_precision_of_their_caller(threads, dtype):
+    square = torch.ones(8, 8)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found = run_each(lambda _: square @ square, range(4))
+        found.append(run_alone(lambda: square @ square))
+    assert {product.dtype for product in found} == {dtype}
+
+
 def test_a_mistake_reaches_the_caller(threads):
     with pytest.raises(ZeroDivisionError):
         run_each(lambda number: 1 / number, [1, 2, 0, 3])

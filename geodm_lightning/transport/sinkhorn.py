@@ -49,7 +49,8 @@ def sinkhorn(
         \min_P \langle P, C\rangle + \varepsilon\, KL(P \,|\, a \otimes b),
         \qquad P_{ij} = a_i b_j \exp((f_i + g_j - C_{ij}) / \varepsilon)
 
-    It runs in float32 or in the precision of the costs if that is higher, and without a gradient:
+    It runs in float32 or in the precision of the costs if that is higher, whatever autocast says,
+    and without a gradient:
     the envelope theorem makes :func:`entropic_cost` differentiable without unrolling. The first
     iteration is made on logarithms, the others are matrix-vector products with the kernel that
     the potentials so far are absorbed in, 25 at a time; a problem so sharp that its kernel leaves
@@ -83,7 +84,7 @@ def sinkhorn(
         algorithms for entropy regularized transport problems", 2019 (absorption).
     """
     _check(epsilon, num_iters, tolerance)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(cost.device.type, enabled=False):
         cost = cost.to(torch.promote_types(cost.dtype, torch.float32))
         temperature = torch.as_tensor(epsilon, dtype=cost.dtype, device=cost.device)
         temperature = temperature.expand(cost.shape[:-2])

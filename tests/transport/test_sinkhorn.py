@@ -111,6 +111,15 @@ def test_half_precision_is_solved_in_float32(device, rng):
     assert torch.equal(half.plan, sinkhorn(cost.float(), epsilon=1.0, num_iters=20).plan)
 
 
+def test_autocast_does_not_reach_the_iterations(device, rng):
+    cost = torch.rand(3, 40, 10, generator=rng, device=device)
+    expected = sinkhorn(cost, epsilon=0.05, num_iters=50)
+    with torch.autocast(device.type, torch.bfloat16):
+        found = sinkhorn(cost, epsilon=0.05, num_iters=50)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_costs_are_left_alone_and_the_plan_has_no_gradient(device, rng):
     cost = draw_cost(rng, device, torch.float32).requires_grad_()
     before = cost.detach().clone()
