@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geodm_lightning.matching.characteristic import CharacteristicMatching
 from geodm_lightning.matching.coupling import OptimalTransport
@@ -34,7 +34,7 @@ class Gradients(NamedTuple):
         total: Loss of each class, ``(C,)``.
         parts: Its named terms, ``(C,)`` each.
         features: Gradient by the synthetic features, ``(C, S, d)``.
-        parameters: Gradients by the learned parameters of the loss, in their order.
+        parameters: Gradients by the learned parameters of the geometry, in their order.
     """
 
     total: Tensor
@@ -58,7 +58,7 @@ class ReplayedGradients:
     def __init__(self, matching: GeometricMatching, record: Recorder | None = None) -> None:
         self.matching = matching
         self.record = record or record_cuda_graph
-        self.learned = learned(matching)
+        self.learned = matching.geometry_parameters()
         self.is_refused = False
         self._recordings: dict[Any, _Recording] = {}
 
@@ -164,16 +164,11 @@ def gradients_of(matching: GeometricMatching, real: Tensor, synthetic: Tensor) -
     with torch.enable_grad():
         terms = matching(real, leaf, generator=torch.Generator())
         total = terms.total
-        leaves = [leaf, *learned(matching)]
+        leaves = [leaf, *matching.geometry_parameters()]
         of_features, *others = torch.autograd.grad(
             total.sum(), leaves, allow_unused=True, materialize_grads=True
         )
     return Gradients(total.detach(), terms.parts, of_features, tuple(others))
-
-
-def learned(matching: GeometricMatching) -> list[nn.Parameter]:
-    """Return the parameters of a loss that are being learned."""
-    return [*matching.geometry_parameters(), *matching.sampler_parameters()]
 
 
 def record_cuda_graph(run: Run) -> Run:

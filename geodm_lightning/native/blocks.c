@@ -7,7 +7,7 @@
 
 #include "kernels.h"
 
-#define MAPS 65536        /* numbers of maps that wait for their norm: 256 kB */
+#define MAPS 65536 /* numbers of maps that wait for their norm: 256 kB */
 
 /* Maps (n, high, wide, C) to pooled maps of a convolution by transformed kernels. */
 int winograd_block(const float *maps, int64_t n, int64_t high, int64_t wide, int64_t inputs,
@@ -17,7 +17,7 @@ int winograd_block(const float *maps, int64_t n, int64_t high, int64_t wide, int
     int64_t size = result_high * result_wide * outputs;
     int64_t share = (n + threads - 1) / threads, most = size < MAPS ? MAPS / size : 1;
     if (share < most && share > 0) most = share;
-    int64_t room = rounded_up(winograd_room(inputs, outputs), GAP);
+    int64_t room = winograd_room(inputs, outputs);
     int64_t whole = rounded_up(room + most * size + 2 * outputs, GAP);
     int64_t pooled_size = (result_high / 2) * (result_wide / 2) * outputs;
     float *spaces = allocate(threads * whole);

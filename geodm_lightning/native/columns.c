@@ -159,12 +159,12 @@ int columns_back(const float *gradient, int64_t n, int64_t inputs, int64_t high,
                  int64_t threads) {
     Shape s = shape_of(inputs, high, wide, padding);
     int64_t stride = rounded_up(s.taps, PANEL);
-    int64_t room = s.padded_size + s.filled * stride + ROWS * outputs;
-    float *rooms = allocate_zeros(threads * rounded_up(room, GAP));
+    int64_t room = rounded_up(s.padded_size + s.filled * stride + ROWS * outputs, GAP);
+    float *rooms = allocate_zeros(threads * room);
     if (!rooms) return 1;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int64_t i = 0; i < n; i++) {
-        float *padded = rooms + omp_get_thread_num() * rounded_up(room, GAP);
+        float *padded = rooms + omp_get_thread_num() * room;
         float *columns = padded + s.padded_size, *last = columns + s.filled * stride;
         const float *pushes = gradient + i * s.pixels * outputs;
         for (int64_t pixel = 0; pixel < s.pixels; pixel += ROWS) {

@@ -96,6 +96,21 @@ def call(name: str, *values: Tensor | int | float | None) -> None:
         raise MemoryError(f"no memory for the kernel {name}")
 
 
+def pixels_of(maps: Tensor) -> Tensor:
+    """Return maps ``(n, C, h, w)`` as kernels read them, ``(n, h, w, C)``, copied where need be."""
+    return maps.permute(0, 2, 3, 1).contiguous()
+
+
+def threads_for(numbers: int, *, alone: int) -> int:
+    """Return how many threads share some work.
+
+    Args:
+        numbers: How much there is.
+        alone: How much one core does sooner than others wake.
+    """
+    return 1 if numbers < alone else torch.get_num_threads()
+
+
 def panel() -> int:
     """Return how many columns of a product the kernels work on at once.
 
@@ -209,7 +224,7 @@ def _agrees() -> bool:
     kernels = torch.empty(36, channels, channels)
     result = torch.empty(2, side, side, channels)
     call("winograd_kernels", weight, channels, channels, 9 * channels, 9, 0, kernels, 1)
-    pixels = maps.permute(0, 2, 3, 1).contiguous()
+    pixels = pixels_of(maps)
     shape = (2, side, side, channels, 1)
     call("winograd_convolve", pixels, *shape, kernels, None, result, channels, 2)
     expected = functional.conv2d(maps, weight, padding=1).permute(0, 2, 3, 1)

@@ -54,6 +54,11 @@ void norm_relu_pool(const float *maps, int64_t n, int64_t high, int64_t wide, in
                    means + i * channels, scales + i * channels);
 }
 
+/* A quarter of a window's gradient for each of its pixels that the ReLU let through. */
+static inline vector let_through(const float *push, vector shown) {
+    return where_positive(shown, load(push) * 0.25f);
+}
+
 /* Gradients from those of the pooled maps: by maps, and each image's by weight and bias, (n, K). */
 void norm_relu_pool_gradients(const float *pushes, const float *maps, int64_t n, int64_t high,
                               int64_t wide, int64_t channels, const float *weight,
@@ -73,9 +78,8 @@ void norm_relu_pool_gradients(const float *pushes, const float *maps, int64_t n,
             for (int64_t row = 0; row < 2 * half_high; row++)
                 for (int64_t column = 0; column < 2 * half_wide; column++) {
                     vector x = (load(image + (row * wide + column) * channels) - mean) * scale;
-                    vector wanted =
-                        load(push + (row / 2 * half_wide + column / 2) * channels) * 0.25f;
-                    wanted = where_positive(x * own + constant, wanted);
+                    int64_t window = (row / 2 * half_wide + column / 2) * channels;
+                    vector wanted = let_through(push + window, x * own + constant);
                     sum += wanted;
                     along += wanted * x;
                 }
@@ -88,8 +92,8 @@ void norm_relu_pool_gradients(const float *pushes, const float *maps, int64_t n,
                     int64_t pixel = (row * wide + column) * channels;
                     vector x = (load(image + pixel) - mean) * scale, wanted = spread(0);
                     if (row < 2 * half_high && column < 2 * half_wide) {
-                        wanted = load(push + (row / 2 * half_wide + column / 2) * channels);
-                        wanted = where_positive(x * own + constant, wanted * 0.25f);
+                        int64_t window = (row / 2 * half_wide + column / 2) * channels;
+                        wanted = let_through(push + window, x * own + constant);
                     }
                     store(out + pixel, own * scale * (wanted - sum - x * along));
                 }

@@ -26,7 +26,8 @@ static int64_t tiles_at_once(int64_t inputs, int64_t outputs) {
 }
 
 int64_t winograd_room(int64_t inputs, int64_t outputs) {
-    return SPOTS * (tiles_at_once(inputs, outputs) * (inputs + outputs) + 2 * GAP);
+    int64_t floats = SPOTS * (tiles_at_once(inputs, outputs) * (inputs + outputs) + 2 * GAP);
+    return rounded_up(floats, GAP);
 }
 
 /* Height and width of the result, in pixels and in tiles. */
@@ -253,13 +254,13 @@ int winograd_convolve(const float *maps, int64_t n, int64_t high, int64_t wide, 
     int64_t total = n * grid.tiles_high * grid.tiles_wide, most = tiles_at_once(inputs, outputs);
     int64_t share = rounded_up((total + threads - 1) / threads, ROWS);
     int64_t size = clamp(share, ROWS, most), room = winograd_room(inputs, outputs);
-    float *rooms = allocate(threads * rounded_up(room, GAP));
+    float *rooms = allocate(threads * room);
     if (!rooms) return 1;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int64_t first = 0; first < total; first += size)
         convolve_tiles(maps, high, wide, inputs, padding, kernels, bias, result, outputs, grid,
                        first, total - first < size ? total - first : size,
-                       rooms + omp_get_thread_num() * rounded_up(room, GAP));
+                       rooms + omp_get_thread_num() * room);
     free(rooms);
     return 0;
 }

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from geodm_lightning.native.library import call, panel
-from geodm_lightning.networks.winograd import pixels_of, threads_for
+from geodm_lightning.native.library import call, panel, pixels_of, threads_for
+from geodm_lightning.networks.winograd import ALONE
 
 PARTS = 16  # of images, whose derivatives by kernels are added up; whatever cores there are
 
@@ -67,7 +67,7 @@ class _Convolve(torch.autograd.Function):
         n, inputs, high, wide = images.shape
         outputs = len(weight)
         result = images.new_empty(n, high + 2 * padding - 2, wide + 2 * padding - 2, outputs)
-        tail = (bias, result, outputs, threads_for(result.numel() * inputs))
+        tail = (bias, result, outputs, threads_for(result.numel() * inputs, alone=ALONE))
         call("columns_convolve", images, *images.shape, padding, kernels, *tail)
         return result.permute(0, 3, 1, 2)
 
@@ -98,7 +98,7 @@ def _back(pushes: Tensor, images: Tensor, weight: Tensor, padding: int) -> Tenso
     kernels, outputs = panels(weight.flatten(1)), len(weight)
     of_images = torch.empty_like(images)
 
-    threads = threads_for(pushes.numel() * images.shape[1])
+    threads = threads_for(pushes.numel() * images.shape[1], alone=ALONE)
     shape = (*images.shape, padding)
     call("columns_back", pushes, *shape, kernels, of_images, outputs, threads)
     return of_images
@@ -108,7 +108,7 @@ def _correlated(images: Tensor, pushes: Tensor, weight: Tensor, padding: int) ->
     outputs, taps = len(weight), weight[0].numel()
 
     sums = images.new_zeros(PARTS, taps + taps % 2, outputs)
-    threads = threads_for(pushes.numel() * images.shape[1])
+    threads = threads_for(pushes.numel() * images.shape[1], alone=ALONE)
     tail = (pushes, outputs, sums, PARTS, threads)
     call("columns_correlate", images, *images.shape, padding, *tail)
     return sums.sum(0)[:taps].t().reshape(weight.shape)

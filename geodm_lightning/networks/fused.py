@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geodm_lightning.native.library import MULTIPLE, call, is_able
+from geodm_lightning.native.library import MULTIPLE, call, is_able, pixels_of, threads_for
 from geodm_lightning.networks.convolution import is_plain
 from geodm_lightning.networks.gpu import norm_relu_pool_on_gpu
 from geodm_lightning.networks.pooling import average_pool_2x2
@@ -53,11 +53,11 @@ class _NormReluPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        pixels = maps.permute(0, 2, 3, 1).contiguous()
+        pixels = pixels_of(maps)
         n, high, wide, channels = pixels.shape
         pooled = maps.new_empty(n, high // 2, wide // 2, channels)
         means, scales = maps.new_empty(2, n, channels).unbind()
-        tail = (weight, bias, eps, pooled, means, scales, _threads(maps))
+        tail = (weight, bias, eps, pooled, means, scales, threads_for(maps.numel(), alone=ALONE))
         call("norm_relu_pool", pixels, *pixels.shape, *tail)
         ctx.save_for_backward(maps, weight, bias, means, scales)
         ctx.eps = eps
@@ -72,7 +72,7 @@ class _NormReluPool(torch.autograd.Function):
             wanted = [tensor for tensor in inputs if tensor.requires_grad]
             found = iter(torch.autograd.grad(pooled, wanted, gradients[0], create_graph=True))
             return *(next(found) if t.requires_grad else None for t in inputs), None
-        pushes = gradients[0].permute(0, 2, 3, 1).contiguous()
+        pushes = pixels_of(gradients[0])
         return *_gradients(pushes, maps, weight, bias, means, scales), None
 
 
@@ -80,15 +80,10 @@ def _gradients(
     pushes: Tensor, maps: Tensor, weight: Tensor, bias: Tensor, means: Tensor, scales: Tensor
 ) -> Gradients:
     """Return the gradients from those of the averages, ``(n, h // 2, w // 2, K)``."""
-    pixels = maps.permute(0, 2, 3, 1).contiguous()
+    pixels = pixels_of(maps)
     of_maps, of_weight, of_bias = (torch.empty_like(t) for t in (pixels, means, means))
 
     statistics, out = (weight, bias, means, scales), (of_maps, of_weight, of_bias)
-    tail = (*statistics, *out, _threads(maps))
+    tail = (*statistics, *out, threads_for(maps.numel(), alone=ALONE))
     call("norm_relu_pool_gradients", pushes, pixels, *pixels.shape, *tail)
     return of_maps.permute(0, 3, 1, 2), of_weight.sum(0), of_bias.sum(0)
-
-
-def _threads(maps: Tensor) -> int:
-    """Return how many threads share maps."""
-    return 1 if maps.numel() < ALONE else torch.get_num_threads()

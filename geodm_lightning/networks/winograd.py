@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geodm_lightning.native.library import call
+from geodm_lightning.native.library import call, pixels_of, threads_for
 
 TILE = 4  # pixels of the result along one side of a tile
 ALONE = 1_000_000  # products of pixels and channels that one core makes sooner than others wake
@@ -72,7 +72,10 @@ def transform_kernels(weight: Tensor, *, turned: bool = False) -> Tensor:
         outputs, inputs = inputs, outputs
         strides.reverse()
     kernels = weight.new_empty(36, inputs, outputs)
-    shape, threads = (outputs, inputs, *strides, int(turned)), threads_for(9 * weight.numel())
+    shape, threads = (
+        (outputs, inputs, *strides, int(turned)),
+        threads_for(9 * weight.numel(), alone=ALONE),
+    )
     call("winograd_kernels", weight.contiguous(), *shape, kernels, threads)
     return kernels
 
@@ -142,7 +145,7 @@ class _Correlate(torch.autograd.Function):
 
         sums = maps.new_zeros(36, inputs, outputs)
         shape = (len(pixels), high, wide, inputs, padding)
-        threads = threads_for(pushes.numel() * inputs)
+        threads = threads_for(pushes.numel() * inputs, alone=ALONE)
         call("winograd_correlate", pixels, *shape, pushes, outputs, sums, threads)
         flat = _kernel_matrix().T @ sums.flatten(1)
         return flat.view(3, 3, inputs, outputs).permute(3, 2, 0, 1).contiguous()
@@ -167,23 +170,9 @@ def _convolved(
     result = maps.new_empty(len(maps), *sides, outputs)
 
     shape = (len(pixels), high, wide, inputs, padding)
-    threads = threads_for(result.numel() * inputs)
+    threads = threads_for(result.numel() * inputs, alone=ALONE)
     call("winograd_convolve", pixels, *shape, kernels, bias, result, outputs, threads)
     return result.permute(0, 3, 1, 2)
-
-
-def threads_for(products: int) -> int:
-    """Return how many threads share a convolution.
-
-    Args:
-        products: Pixels of the result times channels in and out.
-    """
-    return 1 if products < ALONE else torch.get_num_threads()
-
-
-def pixels_of(maps: Tensor) -> Tensor:
-    """Return maps ``(n, C, h, w)`` with the channels together in memory, ``(n, h, w, C)``."""
-    return maps.permute(0, 2, 3, 1).contiguous()
 
 
 @cache
