@@ -164,6 +164,16 @@ def say_once(line: str) -> None:
         LOGGER.warning(line)
 
 
+def first_line(told: str, *, most: int = 160) -> str:
+    r"""Return the first line that says something of what a compiler or a device told, cut short.
+
+    Example:
+        >>> first_line("\nno such device\nat line 3", most=7)
+        'no such'
+    """
+    return next((line for line in told.splitlines() if line.strip()), "")[:most]
+
+
 def slots(jobs: int, *, devices: Sequence[str]) -> list[dict[str, str]]:
     """Return the environment of each of several processes at once.
 

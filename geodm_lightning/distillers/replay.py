@@ -17,7 +17,7 @@ from torch import Tensor
 from geodm_lightning.matching.characteristic import CharacteristicMatching
 from geodm_lightning.matching.coupling import OptimalTransport
 from geodm_lightning.matching.geodm import GeometricMatching
-from geodm_lightning.processes import say_once
+from geodm_lightning.processes import first_line, say_once
 
 Run: TypeAlias = Callable[[], None]
 Recorder: TypeAlias = Callable[[Run], Run]  # runs something, and returns what runs it again
@@ -90,8 +90,7 @@ class ReplayedGradients:
             recording = _Recording(self.matching, real, synthetic, self.record)
             found = recording(*others)
         except RuntimeError as error:
-            lines = [line for line in str(error).splitlines() if line.strip()] or [""]
-            return f"the loss cannot be recorded ({lines[0][:160]})"
+            return f"the loss cannot be recorded ({first_line(str(error))})"
         for ours, theirs in zip(_tensors(found), _tensors(expected), strict=True):
             bound = AGREEMENT * float(theirs.abs().max())
             if not torch.allclose(ours, theirs, rtol=0, atol=bound, equal_nan=True):

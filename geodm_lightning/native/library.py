@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geodm_lightning.processes import say_once
+from geodm_lightning.processes import first_line, say_once
 
 SOURCES = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=gnu11", "-shared", "-fPIC")
@@ -185,8 +185,7 @@ def _build(command: list[str], path: Path) -> None:
         try:
             subprocess.run(whole, check=True, capture_output=True, text=True, timeout=SECONDS)
         except subprocess.CalledProcessError as error:
-            lines = [line for line in error.stderr.splitlines() if line.strip()] or [""]
-            raise BuildError(f"{command[0]} fails ({lines[0][:160]})") from error
+            raise BuildError(f"{command[0]} fails ({first_line(error.stderr)})") from error
         except subprocess.TimeoutExpired as error:
             raise BuildError(f"{command[0]} takes longer than {SECONDS} s") from error
         if not partial.is_file():

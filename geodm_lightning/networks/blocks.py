@@ -64,16 +64,17 @@ def embed(blocks: Sequence[Block], images: Tensor) -> Tensor:
         writers.append(_writer("winograd", kernels, convolution, norm))
     sides = _sides(images.shape[2:], [convolution for convolution, _ in blocks])
     pixels = images.shape[2] * images.shape[3]
-    chunks = images.split(max(1, MOST_PIXELS // pixels))
-    pooled_chunks = []
-    for maps in chunks:
+    at_once = max(1, MOST_PIXELS // pixels)
+    last = blocks[-1][0].out_channels
+    result = images.new_empty(len(images), last, *(side // 2 for side in sides[-1]))
+    for maps, place in zip(images.split(at_once), result.split(at_once), strict=True):
         for write, (high, wide), (convolution, _) in zip(writers, sides, blocks, strict=True):
             maps = maps.contiguous()
             pooled = maps.new_empty(len(maps), high // 2, wide // 2, convolution.out_channels)
             write(maps, pooled)
             maps = pooled
-        pooled_chunks.append(maps.permute(0, 3, 1, 2))
-    return torch.cat(pooled_chunks).contiguous()
+        place.copy_(maps.permute(0, 3, 1, 2))
+    return result
 
 
 def _writer(kind: str, kernels: Tensor, convolution: Convolution, norm: nn.GroupNorm) -> Write:

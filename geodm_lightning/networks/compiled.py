@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geodm_lightning.networks.network import Network
-from geodm_lightning.processes import say_once
+from geodm_lightning.processes import first_line, say_once
 
 Function = Callable[..., Tensor]
 
@@ -58,8 +58,7 @@ def obstacle(device: torch.device) -> str | None:
         with torch.enable_grad():
             torch.compile(_cubes, dynamic=False)(leaf).backward()
     except Exception as error:  # compilers fail in ways of their own
-        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
-        return f"torch.compile fails here ({type(error).__name__}: {lines[0][:160]})"
+        return f"torch.compile fails here ({type(error).__name__}: {first_line(str(error))})"
     return None
 
 

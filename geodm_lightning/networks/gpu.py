@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geodm_lightning.processes import say_once
+from geodm_lightning.processes import first_line, say_once
 
 Compute: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -65,8 +65,9 @@ def obstacle(device: torch.device) -> str | None:
     except ImportError as error:
         return f"Triton is missing ({error})"
     except Exception as error:  # compilers and drivers fail in ways of their own
-        lines = [*str(error).splitlines(), ""]
-        return f"Triton cannot build it ({type(error).__name__}: {lines[0][:120]})"
+        return (
+            f"Triton cannot build it ({type(error).__name__}: {first_line(str(error), most=120)})"
+        )
     for plain, fused in zip(*answers, strict=True):
         if not torch.allclose(fused, plain, rtol=0, atol=AGREEMENT * float(plain.abs().max())):
             return "Triton's kernel does not agree with PyTorch"

@@ -72,10 +72,8 @@ def transform_kernels(weight: Tensor, *, turned: bool = False) -> Tensor:
         outputs, inputs = inputs, outputs
         strides.reverse()
     kernels = weight.new_empty(36, inputs, outputs)
-    shape, threads = (
-        (outputs, inputs, *strides, int(turned)),
-        threads_for(9 * weight.numel(), alone=ALONE),
-    )
+    shape = (outputs, inputs, *strides, int(turned))
+    threads = threads_for(9 * weight.numel(), alone=ALONE)
     call("winograd_kernels", weight.contiguous(), *shape, kernels, threads)
     return kernels
 

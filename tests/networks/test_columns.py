@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from geodm_lightning.networks.columns import convolve
-from tests.kernels import needs_kernels
+from tests.kernels import draw, needs_kernels
 
 pytestmark = needs_kernels
 BOUND = 3e-6  # of the largest value, against float64
@@ -16,12 +16,6 @@ SHAPES = [  # n, channels in, channels out, height, width, padding
     (2, 4, 32, 5, 6, 0),
     (1, 2, 32, 1, 1, 1),
 ]
-
-
-def draw(rng, shape):
-    n, inputs, outputs, height, width, _ = shape
-    sizes = [(n, inputs, height, width), (outputs, inputs, 3, 3), (outputs,)]
-    return [torch.randn(size, generator=rng).requires_grad_() for size in sizes]
 
 
 @pytest.fixture

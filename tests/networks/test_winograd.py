@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from geodm_lightning.networks.winograd import convolve
-from tests.kernels import needs_kernels
+from tests.kernels import draw, needs_kernels
 
 pytestmark = needs_kernels
 BOUND = 2e-5  # of the largest value, against float64
@@ -18,12 +18,6 @@ SHAPES = [  # n, channels in, channels out, height, width, padding
     (1, 96, 32, 1, 1, 1),
     (70, 128, 128, 8, 8, 1),  # more tiles than are worked on at once
 ]
-
-
-def draw(rng, shape):
-    n, inputs, outputs, height, width, _ = shape
-    sizes = [(n, inputs, height, width), (outputs, inputs, 3, 3), (outputs,)]
-    return [torch.randn(size, generator=rng).requires_grad_() for size in sizes]
 
 
 def with_derivatives(function, tensors, padding, pushes):
